@@ -1,0 +1,1 @@
+"""A trial of two commit protocols for the stream processor that decides."""

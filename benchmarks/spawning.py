@@ -1,0 +1,58 @@
+"""From a command to an agent's first turn, beside as many bare hops."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+from benchmarks.client import Client, spawn_plan
+from benchmarks.hops import BareHops, echoes
+from benchmarks.installation import Installation
+from benchmarks.results import Result, at_most, result
+
+_HOPS = ["bench.hop.0", "bench.hop.1", "bench.hop.2"]
+
+
+async def spawn_to_first_turn(installation: Installation, *, quick: bool) -> list[Result]:
+    """From sending `pipeline.spawn` to reading the first `agent.turn_finished`."""
+    rounds, each = (1, 10) if quick else (5, 30)
+    seen: dict[str, asyncio.Future[float]] = {}
+
+    def watch(message: Any, headers: dict[str, bytes]) -> None:
+        if headers["ce_type"] == b"agent.turn_finished":
+            future = seen.get(message.key.decode())
+            if future is not None and not future.done():
+                future.set_result(time.perf_counter())
+
+    ours: list[float] = []
+    floor: list[float] = []
+    async with (
+        echoes(installation, _HOPS),
+        BareHops(installation, _HOPS) as hops,
+        Client(installation, ("agent.events.default",), watch) as client,
+    ):
+        plan = spawn_plan(installation.model(1), "researcher")
+        await client.run(plan)
+        await hops.once_ms()
+        for _ in range(rounds):
+            for _ in range(each):
+                floor.append(await hops.once_ms())
+            for _ in range(each):
+                begun = time.perf_counter()
+                pipeline_id, ended = await client.spawn(plan)
+                first = seen[pipeline_id] = asyncio.get_running_loop().create_future()
+                ours.append((await first - begun) * 1_000)
+                await ended
+    return [
+        result("spawn_to_first_turn_ms_p50", statistics.median(ours), "ms",
+               against=f"{len(_HOPS)} bare hops (write, read)", against_value=statistics.median(floor), goal=at_most(2),
+               note="from sending pipeline.spawn to reading the finished first turn: command, task and event are the "
+               f"{len(_HOPS)} hops; between them the path waits for three more acknowledged writes (journal, offsets "
+               f"of the task, attempt_started); p99 {_p99(ours):.1f} ms, floor {_p99(floor):.1f} ms")
+    ]  # fmt: skip
+
+
+def _p99(figures: list[float]) -> float:
+    return sorted(figures)[int(len(figures) * 0.99)]

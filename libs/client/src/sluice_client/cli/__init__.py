@@ -1,0 +1,64 @@
+"""The `sluice` command.
+
+A command's module is imported at the start, and must be light; what it works with is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from sluice_client.cli import commands, dead_letters, demonstration, output, reading, running, stack, topics, watching
+from sluice_client.cli.exits import EPILOG, INTERRUPTED, OK, USAGE, exit_code
+
+app = typer.Typer(
+    name="sluice",
+    help="Runs teams of agents as pipelines of events, and shows what they do.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (stack, running, watching, reading, commands):
+    module.add_to(app)
+app.add_typer(topics.app, name="topics")
+app.add_typer(dead_letters.app, name="dlq")
+demonstration.add_to(app)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code. What goes wrong is one line on standard error."""
+    as_json = "--json" in arguments
+    command = get_command(app)
+    try:
+        # Not its `main`, which answers a broken pipe and Ctrl-C in its own way.
+        with command.make_context("sluice", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+        return OK
+    except typer.Exit as end:
+        return end.exit_code
+    except TyperException as error:
+        output.usage(getattr(error, "format_message", error.__str__)(), as_json=as_json)
+        return USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        output.quiet_end()
+        return OK  # the reader has seen enough, as `head` does
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        output.error(str(error), as_json=as_json, code=type(error).__name__)
+        return code

@@ -1,0 +1,1 @@
+"""The demonstration: three agents on the shipped incident, a service killed in the middle, the story from SQL."""

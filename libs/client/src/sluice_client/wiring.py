@@ -1,0 +1,178 @@
+"""The one place that composes an installation on one machine: topics, principals, rights, services."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sluice_client.installation import Installation
+from sluice_contracts import topics
+from sluice_localstack import AclRule, LocalStack, OnProgress, Principal, ServiceSpec, StartFailed, TopicSpec
+from sluice_localstack.progress import silent
+from sluice_runtime.roles import load_roles, queues_by_role
+
+API, STORE, SPAWNER, RUNNER = "api", "store", "spawner", "agent-runner"
+"""The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one installation on this machine is to be.
+
+    Attributes:
+        partitions: Of co-partitioned topics; fixed when the topics are created.
+        roles_directory: Roles of one's own, beside the shipped ones.
+        scenarios_directory: Where the scripted model finds scenarios.
+        clickhouse_url: `http(s)://user@host:port/database` of a server, instead of the embedded engine.
+        clickhouse_password_file: That user's password.
+        model_provider: Who answers for tasks that name no model; what it needs stands in the runner's environment.
+        environment: Further settings for all services; what is wired here wins over them.
+        service_environment: Settings for single services, by service name; they win over what is wired here.
+    """
+
+    data_directory: Path
+    partitions: int = 8
+    topic_prefix: str = "sluice."
+    roles_directory: Path | None = None
+    scenarios_directory: Path | None = None
+    clickhouse_url: str | None = None
+    clickhouse_password_file: Path | None = None
+    model_provider: str = "scripted"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    service_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues of all roles."""
+        directories = [self.roles_directory] if self.roles_directory else []
+        return sorted(set(queues_by_role(load_roles(directories)).values()))
+
+
+def compose(settings: Settings, progress: OnProgress = silent, **options: object) -> LocalStack:
+    """The stack of an installation; not started.
+
+    Args:
+        settings: What it is to be.
+        progress: Is told what happens.
+        **options: For `LocalStack`.
+    """
+    wanted = topics.concrete_topics(queues=settings.queues, partitions=settings.partitions)
+    prefix = settings.topic_prefix
+
+    def services(stack: LocalStack) -> list[ServiceSpec]:
+        _expect_topics(stack, [prefix + one.name for one in wanted])
+        return _services(settings, stack)
+
+    return LocalStack(
+        settings.data_directory,
+        topics=[TopicSpec(prefix + one.name, one.partitions, one.configs) for one in wanted],
+        principals=[Principal(one) for one in topics.Principal],
+        acls=[
+            AclRule(rule.principal, rule.resource_type, rule.pattern, rule.resource, rule.operations)
+            for rule in topics.acls(wanted, prefix=prefix)
+        ],
+        services=services,
+        progress=progress,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def _expect_topics(stack: LocalStack, wanted: Sequence[str]) -> None:
+    """A given cluster is its owner's: nothing is created there unasked, and services would wait for ever.
+
+    Raises:
+        StartFailed: A topic is missing.
+    """
+    missing = sorted(set(wanted) - stack.kafka.admin().topics())
+    if missing:
+        raise StartFailed(
+            f"Kafka at {stack.bootstrap_servers} lacks {len(missing)} topics, such as {missing[0]}; create them: "
+            "sluice topics apply"
+        )
+
+
+def installation_of(settings: Settings, stack: LocalStack) -> Installation:
+    """What clients of a stack that runs have to know."""
+    server = _server_settings(settings)
+    return Installation(
+        api_url=_url(stack, API),
+        sql_url=server.get("sql_url") or _url(stack, STORE),
+        sql_user=server.get("sql_user"),
+        sql_password_file=server.get("sql_password_file") or None,
+        sql_database=urlsplit(settings.clickhouse_url or "").path.strip("/") or None,
+        kafka=stack.bootstrap_servers,
+        credentials_directory=str(stack.credentials_file(topics.Principal.OPERATOR).parent),
+        artifacts_url=_artifacts_url(settings),
+        scenarios_directory=None if settings.scenarios_directory is None else str(settings.scenarios_directory),
+        topic_prefix=settings.topic_prefix,
+        queues=tuple(settings.queues),
+        partitions=settings.partitions,
+        model_provider=settings.model_provider,
+        data_directory=str(stack.directory),
+    )
+
+
+def _url(stack: LocalStack, service: str) -> str:
+    return f"http://127.0.0.1:{stack.port(service)}"
+
+
+def _artifacts_url(settings: Settings) -> str:
+    return (settings.data_directory.absolute() / "artifacts").as_uri()
+
+
+def _server_settings(settings: Settings) -> dict[str, str]:
+    """How the api reaches a given ClickHouse server; empty where the store's own endpoint answers."""
+    if settings.clickhouse_url is None:
+        return {}
+    parts = urlsplit(settings.clickhouse_url)
+    return {
+        "sql_url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+        "sql_user": unquote(parts.username or "default"),
+        "sql_password_file": str(settings.clickhouse_password_file or ""),
+    }
+
+
+def _services(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
+    directory = settings.data_directory.absolute()
+
+    def service(name: str, principal: topics.Principal, *arguments: str, **own: str) -> ServiceSpec:
+        common = {
+            "kafka_credentials_file": str(stack.credentials_file(principal)),
+            "topic_prefix": settings.topic_prefix,
+            "queues": ",".join(settings.queues),
+            "artifacts_url": _artifacts_url(settings),
+            "http_port": str(stack.port(name)),
+        }
+        wired = {f"SLUICE_{key.upper()}": value for key, value in {**common, **own}.items() if value}
+        return ServiceSpec(
+            name,
+            (sys.executable, "-m", *arguments),
+            {**settings.environment, **wired, **settings.service_environment.get(name, {})},
+            restart=True,
+            ready_url=f"{_url(stack, name)}/readyz",
+        )
+
+    roles = str(settings.roles_directory or "")
+    return [
+        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
+        service(
+            RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
+            roles_directory=roles,
+            workspaces_directory=str(directory / "workspaces"),
+            scenarios_directory=str(settings.scenarios_directory or ""),
+            model_provider=settings.model_provider,
+        ),
+        service(
+            STORE, topics.Principal.OBSERVABILITY, "sluice_observability", "store",
+            clickhouse_directory=str(directory / "clickhouse"),
+            clickhouse_url=settings.clickhouse_url or "",
+            clickhouse_password_file=str(settings.clickhouse_password_file or ""),
+        ),
+        service(
+            API, topics.Principal.OBSERVABILITY, "sluice_observability", "api",
+            **(_server_settings(settings) or {"sql_url": _url(stack, STORE)}),
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""What may be said: messages, ids, the topic table, the codec. No I/O."""

@@ -1,0 +1,31 @@
+"""Every limit of the contract, with its unit in its name and its reason beside it."""
+
+MESSAGE_VALUE_MAX_BYTES = 256 * 1024
+"""A value larger than this is refused: state, journal records and batches stay bounded. Bodies travel by reference."""
+
+INLINE_BODY_MAX_BYTES = 64 * 1024
+"""A prompt, response or result up to this size stands in its event; a larger one is an artifact named by its hash."""
+
+RECORD_MAX_BYTES = 2 * 1024 * 1024
+"""`max.message.bytes` of the topics: above the contract's own limit, so that an oversized record can be refused."""
+
+JSON_MAX_DEPTH = 32
+"""No message of ours nests deeper than eight; a hostile one must not reach a recursive parser."""
+
+HEADERS_MAX_COUNT = 64
+"""CloudEvents and tracing need about fifteen."""
+
+ATTRIBUTE_MAX_CHARACTERS = 1_024
+"""One CloudEvents attribute: ids and sources become parts of keys, state and the headers of what they cause."""
+
+TEXT_MAX_CHARACTERS = 32_000
+"""An objective, a criterion, a question, an answer: more belongs into an artifact."""
+
+SUMMARY_MAX_CHARACTERS = 4_000
+"""A result's summary rides in state and in the records of later tasks; the whole result is an artifact."""
+
+TASKS_MAX_COUNT = 1_000
+"""Tasks in one plan: a plan must fit into one message."""
+
+IDENTIFIER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$"
+"""Names that become keys, file names and ClickHouse values."""

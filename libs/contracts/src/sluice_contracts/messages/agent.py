@@ -1,0 +1,162 @@
+"""What spawner and runners say to each other about an agent's attempts and turns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sluice_contracts.messages.base import (
+    ArtifactRef,
+    Body,
+    Identifier,
+    Message,
+    Milliseconds,
+    Problem,
+    Summary,
+    Text,
+    Usage,
+    Value,
+    message,
+)
+from sluice_contracts.messages.pipeline import Attempt, TaskOutcome
+from sluice_contracts.messages.plan import TaskSpec
+
+
+class Answer(Value):
+    """The spawner's answer to something that the agent asked."""
+
+    request_id: Identifier
+    answer: Text | None = None
+    problem: Problem | None = None
+
+
+@message("agent.run")
+class AgentRun(Message):
+    """To a queue: run this attempt of an agent, from its last finished turn on."""
+
+    agent_id: Identifier
+    attempt: Attempt
+    task: TaskSpec
+    objective: Text = Field(description="The whole pipeline's objective.")
+    inputs: tuple[ArtifactRef, ...] = ()
+    dependency_outcomes: tuple[TaskOutcome, ...] = ()
+    turn: Annotated[int, Field(ge=0)] = Field(default=0, description="Turns finished so far.")
+    transcript: ArtifactRef | None = Field(default=None, description="The last finished turn's link of the transcript.")
+    usage: Usage = Usage()
+    max_iterations: Annotated[int, Field(gt=0)] = 50
+    deadline_at_ms: Milliseconds = Field(
+        description="When the task must have ended; from now on, time waited for answers comes on top."
+    )
+    answers: tuple[Answer, ...] = Field(default=(), description="Answered, and not yet seen in a finished turn.")
+
+
+@message("agent.stop")
+class AgentStop(Message):
+    """To an inbox: stop this attempt and every older one; nothing that it still says counts."""
+
+    agent_id: Identifier
+    attempt: Attempt
+    reason: Summary
+    runner_id: Identifier | None = Field(
+        default=None, description="Only what this runner has is stopped; None: whichever runner has it."
+    )
+
+
+@message("agent.answer")
+class AgentAnswer(Message):
+    """To an inbox: the answer to one request of the agent. It may come more than once."""
+
+    agent_id: Identifier
+    answer: Answer
+
+
+class AttemptEvent(Message):
+    """What a runner says about an attempt that it holds; the number and the runner's id fence it."""
+
+    agent_id: Identifier
+    attempt: Attempt
+    runner_id: Identifier
+
+
+@message("agent.attempt_started")
+class AgentAttemptStarted(AttemptEvent):
+    """The runner took the attempt. The first runner in the order of the log holds it."""
+
+
+class ToolCall(Value):
+    """One tool call of a turn, audited (W4)."""
+
+    call_id: str = Field(max_length=128)
+    name: str = Field(max_length=128)
+    arguments: dict[str, Any] | None = Field(default=None, description="None where larger than 8 KiB: see ref.")
+    arguments_ref: ArtifactRef | None = None
+    result: Body
+    is_error: bool = False
+    duration_ms: Milliseconds = 0
+
+
+@message("agent.turn_finished")
+class AgentTurnFinished(AttemptEvent):
+    """A turn is durable: the model was called, its tools ran, the transcript's new link is in the artifact store.
+
+    A turn of which this event was accepted is never run again.
+    """
+
+    turn: Annotated[int, Field(ge=1)]
+    transcript: ArtifactRef
+    provider: str
+    model: str
+    finish_reason: str
+    usage: Usage
+    model_ms: Milliseconds
+    model_calls: Annotated[int, Field(ge=1)] = Field(default=1, description="With the retries.")
+    prompt: Body = Field(description="What this turn added to the conversation before the model's answer, as JSON.")
+    response: Body
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@message("agent.succeeded")
+class AgentSucceeded(AttemptEvent):
+    """The agent finished its task."""
+
+    summary: Summary
+    result: Body
+    artifacts: tuple[ArtifactRef, ...] = ()
+
+
+@message("agent.failed")
+class AgentFailed(AttemptEvent):
+    """The attempt ended without a result."""
+
+    problem: Problem
+    retryable: bool
+
+
+@message("agent.input_requested")
+class AgentInputRequested(AttemptEvent):
+    """The agent asks a human (P10); the spawner turns it into a question."""
+
+    request_id: Identifier
+    question: Text
+    options: tuple[Text, ...] = ()
+    default: Text | None = None
+    timeout_s: Annotated[int, Field(gt=0, le=7 * 86_400)] = 3_600
+
+
+class HeldAttempt(Value):
+    """One attempt that a runner has: waiting for a free place, or running."""
+
+    agent_id: Identifier
+    attempt: Attempt
+    state: Literal["queued", "running"]
+
+
+@message("runner.heartbeat")
+class RunnerHeartbeat(Message):
+    """A runner lives, and holds these attempts."""
+
+    runner_id: Identifier
+    queues: tuple[Identifier, ...]
+    slots: Annotated[int, Field(ge=1)]
+    attempts: tuple[HeldAttempt, ...] = ()

@@ -1,0 +1,140 @@
+"""A Kafka cluster that somebody else runs, with the broker's surface."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sluice_localstack.component import Check
+from sluice_localstack.doctor import login_check
+from sluice_localstack.errors import LocalStackError, NotReady, SettingInvalid
+from sluice_localstack.kafka.admin import Admin
+from sluice_localstack.kafka.login import ADMIN, SASL_PLAINTEXT, SCRAM_SHA_512, Credentials, Login
+
+
+def external_login(environment: Mapping[str, str] | None = None) -> Login | None:
+    """The login that the settings give; None if no cluster is given.
+
+    `KAFKA_BOOTSTRAP_SERVERS`; `KAFKA_USERNAME` with `KAFKA_PASSWORD_FILE`; `KAFKA_SECURITY_PROTOCOL` (default
+    SASL_PLAINTEXT with a user name, else PLAINTEXT); `KAFKA_SASL_MECHANISM` (default SCRAM-SHA-512);
+    `KAFKA_SSL_CA_FILE`. The password itself is never a setting.
+
+    Raises:
+        SettingInvalid: The settings do not fit together, or the password's file cannot be read.
+    """
+    settings = os.environ if environment is None else environment
+    servers = settings.get("KAFKA_BOOTSTRAP_SERVERS")
+    if not servers:
+        return None
+    username, password_file = settings.get("KAFKA_USERNAME"), settings.get("KAFKA_PASSWORD_FILE")
+    if bool(username) != bool(password_file):
+        raise SettingInvalid("KAFKA_USERNAME and KAFKA_PASSWORD_FILE go together; set both or neither")
+    password = None
+    if password_file:
+        try:
+            password = Path(password_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingInvalid(
+                f"KAFKA_PASSWORD_FILE {password_file} cannot be read: {error.strerror}; correct the path"
+            ) from error
+    return Login(
+        servers,
+        username or None,
+        password,
+        settings.get("KAFKA_SECURITY_PROTOCOL") or (SASL_PLAINTEXT if username else "PLAINTEXT"),
+        settings.get("KAFKA_SASL_MECHANISM") or SCRAM_SHA_512,
+        settings.get("KAFKA_SSL_CA_FILE"),
+    )
+
+
+class ExternalKafka:
+    """A given cluster. Nothing of it is started or stopped.
+
+    With `provision` the given login is an administrator's: each principal becomes a SCRAM-SHA-512 user with a random
+    password of its own. Without it all principals use the given login, and its owner has to see to the rights.
+
+    Args:
+        login: From `external_login`.
+        principals: Who needs a credentials file.
+        credentials_directory: Where those are written.
+        provision: Whether users may be created (and, by the stack, topics and ACLs).
+    """
+
+    name = "kafka"
+
+    def __init__(
+        self, login: Login, *, principals: Sequence[str], credentials_directory: Path, provision: bool
+    ) -> None:
+        self.credentials = Credentials(credentials_directory)
+        self.provision = provision
+        self._login = login
+        self._principals = tuple(principals)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """As given."""
+        return self._login.bootstrap_servers
+
+    def login(self, principal: str = ADMIN) -> Login:
+        """How a principal logs in; `admin` is the given login.
+
+        Raises:
+            SettingInvalid: No such principal.
+        """
+        if principal == ADMIN or (not self.provision and principal in self._principals):
+            return self._login
+        own = self.credentials.login(principal, self.bootstrap_servers)
+        protocol, ca_file = self._login.security_protocol, self._login.ca_file
+        return dataclasses.replace(own, security_protocol=protocol, ca_file=ca_file)
+
+    def client_config(self, principal: str = ADMIN) -> dict[str, str]:
+        """Settings for a confluent-kafka client that logs in as the principal."""
+        return self.login(principal).client_config()
+
+    def aiokafka_config(self, principal: str = ADMIN) -> dict[str, Any]:
+        """Keyword arguments for an aiokafka client that logs in as the principal."""
+        return self.login(principal).aiokafka_config()
+
+    def credentials_file(self, principal: str) -> Path:
+        """The file a service reads to log in as the principal."""
+        return self.credentials.file(principal)
+
+    def admin(self) -> Admin:
+        """Topics, users and ACLs, with the rights of the given login."""
+        return Admin(self._login)
+
+    def start(self) -> None:
+        """Log in, create the users if that was asked, and write the credentials files.
+
+        Raises:
+            LoginRefused: The cluster refuses the given login.
+            NotReady: It does not answer.
+            ProvisioningFailed: The given login may not create users.
+        """
+        if not self.admin().answers():
+            raise NotReady(
+                f"Kafka at {self.bootstrap_servers} does not answer as {self._login.security_protocol}; "
+                "correct KAFKA_BOOTSTRAP_SERVERS or KAFKA_SECURITY_PROTOCOL"
+            )
+        if self.provision:
+            self.credentials.make(self._principals)
+            self.admin().set_passwords({name: self.credentials.password(name) or "" for name in self._principals})
+        for name in self._principals:
+            self.credentials.write(name, self.login(name))
+
+    def ready(self) -> bool:
+        """Whether the given login works now."""
+        try:
+            return self.admin().answers()
+        except LocalStackError:
+            return False
+
+    def stop(self) -> None:
+        """Nothing: the cluster is somebody else's."""
+
+    def doctor(self) -> list[Check]:
+        """Whether the cluster answers and takes the login."""
+        return [login_check(self.admin(), self.bootstrap_servers)]

@@ -1,0 +1,1 @@
+"""How it is said: the processor, Kafka, artifacts, settings, HTTP, logs, life cycle."""

@@ -1,0 +1,373 @@
+"""HTTP of a service: `/livez`, `/readyz`, `/metrics`, and errors as problem+json (RFC 9457).
+
+`probes_app` serves the three routes and nothing else, without a framework. `build_app` makes a FastAPI application that
+has them too, for a service with an interface of its own; FastAPI is imported there and not before, because it costs a
+process 11 MB and half a second (measured on top of the contract and the server).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from sluice_runtime.metrics import HTTP_DURATION, HTTP_REQUESTS, Metrics
+from sluice_runtime.redaction import redact
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY_MAX_BYTES = 1024 * 1024
+"""A request holds one command, and a command's message has at most 256 KiB."""
+
+CONNECTIONS_MAX_COUNT = 512
+"""More than a dashboard and its probes open; beyond it a request is answered 503 at once."""
+
+KEEP_ALIVE_S = 5
+"""An idle connection is closed after it; probes come every few seconds and may open a new one."""
+
+STOP_GRACE_S = 10
+"""Requests that are under way may finish for this long; Kubernetes kills thirty seconds after it asked."""
+
+PROBLEM_TYPE_PREFIX = "urn:sluice:problem:"
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+"""Of the framework's own errors. Not from Python's phrases: those change from version to version."""
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+_log = logging.getLogger(__name__)
+
+
+class AddressUnavailable(Exception):
+    """The HTTP address can't be listened on: choose another one by `SLUICE_HTTP_HOST` and `SLUICE_HTTP_PORT`."""
+
+
+class ProblemError(Exception):
+    """An answer to the caller that is no success, as RFC 9457 writes it.
+
+    Args:
+        status: The HTTP status, 400 to 599.
+        code: snake_case and stable; the problem's `type` is `urn:sluice:problem:<code>`.
+        detail: For people: the thing, its value, the next step.
+        headers: More headers, such as Retry-After.
+        **members: More members of the document, such as `field` or `limit`.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        """The problem as a JSON object."""
+        return {
+            **self.members,
+            "type": PROBLEM_TYPE_PREFIX + self.code,
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": redact(self.detail),
+        }
+
+
+class Readiness:
+    """What a service waits for before it can do its work, by name, each with the reason.
+
+    Args:
+        *waiting_for: The conditions that do not hold yet.
+    """
+
+    def __init__(self, *waiting_for: str) -> None:
+        self._missing = dict.fromkeys(waiting_for, "not yet")
+
+    def met(self, name: str) -> None:
+        """The condition holds."""
+        self._missing.pop(name, None)
+
+    def missing(self, name: str, reason: str) -> None:
+        """The condition does not hold, or no longer."""
+        self._missing[name] = reason
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why the service is not ready, by condition; empty when it is."""
+        return dict(self._missing)
+
+
+def probe(path: str, readiness: Readiness, metrics: Metrics) -> tuple[int, bytes, str] | None:
+    """Answers one of the three routes: status, body, media type. None: the path is another one."""
+    match path:
+        case "/livez":
+            return 200, b'{"status":"alive"}', "application/json"
+        case "/readyz":
+            reasons = readiness.reasons
+            if not reasons:
+                return 200, b'{"status":"ready"}', "application/json"
+            detail = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            problem = ProblemError(503, "not_ready", detail, waiting_for=sorted(reasons))
+            return 503, json.dumps(problem.document()).encode(), PROBLEM_MEDIA_TYPE
+        case "/metrics":
+            body, media_type = metrics.exposition()
+            return 200, body, media_type
+    return None
+
+
+def probes_app(readiness: Readiness, metrics: Metrics) -> AsgiApp:
+    """An ASGI application with `/livez`, `/readyz` and `/metrics`, and nothing else."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application serves HTTP only, not {scope['type']}")
+        answer = probe(scope["path"], readiness, metrics)
+        if answer is None:
+            problem = ProblemError(404, "not_found", "served here: /livez, /readyz, /metrics")
+        elif scope["method"] not in ("GET", "HEAD"):
+            problem = ProblemError(405, "method_not_allowed", "GET it", headers={"allow": "GET, HEAD"})
+        else:
+            await _send(send, scope["method"], *answer)
+            return
+        body = json.dumps(problem.document()).encode()
+        await _send(send, scope["method"], problem.status, body, PROBLEM_MEDIA_TYPE, problem.headers)
+
+    return app
+
+
+async def _send(
+    send: Send, method: str, status: int, body: bytes, media_type: str, more: Mapping[str, str] | None = None
+) -> None:
+    headers = {
+        "content-type": media_type,
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        **(more or {}),
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+
+
+def build_app(service: str, readiness: Readiness, metrics: Metrics, **options: Any) -> FastAPI:
+    """A FastAPI application with the three routes, problem+json for every error, limits and metrics.
+
+    Args:
+        service: The title in the OpenAPI document.
+        readiness: For `/readyz`.
+        metrics: For `/metrics`; requests are counted into it by route.
+        **options: For FastAPI: `version`, `lifespan`, …
+    """
+    from fastapi import FastAPI, Response
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+    app = FastAPI(title=service, **options)
+    app.add_middleware(_Guard, metrics=metrics)
+
+    def answer_probe(path: str) -> Callable[[], Awaitable[Response]]:
+        async def answer() -> Response:
+            found = probe(path, readiness, metrics)
+            assert found is not None
+            status, body, media_type = found
+            return Response(body, status, {"cache-control": "no-store"}, media_type)
+
+        return answer
+
+    for path in ("/livez", "/readyz", "/metrics"):
+        app.add_api_route(path, answer_probe(path), methods=["GET", "HEAD"], include_in_schema=False)
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ProblemError)
+        return _response(error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        # Without the input: it may hold a secret.
+        faults = [{"field": ".".join(map(str, one["loc"])), "detail": one["msg"]} for one in error.errors()]
+        first = f"{faults[0]['field']}: {faults[0]['detail']}" if faults else "the request"
+        return _response(ProblemError(422, "invalid_request", first, errors=faults))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = _CODES.get(error.status_code, f"http_{error.status_code}")
+        return _response(ProblemError(error.status_code, code, str(error.detail), headers=error.headers))
+
+    app.add_exception_handler(ProblemError, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    return app
+
+
+def _response(problem: ProblemError) -> Response:
+    from fastapi import Response
+
+    body = json.dumps(problem.document()).encode()
+    return Response(body, problem.status, problem.headers, PROBLEM_MEDIA_TYPE)
+
+
+class _Guard:
+    """ASGI middleware: bounds the body, turns an unforeseen error into a 500 without its text, counts and times."""
+
+    def __init__(self, app: AsgiApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def watched_send(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, _bounded(scope, receive), watched_send)
+        except Exception as error:
+            problem = error if isinstance(error, ProblemError) else _unforeseen(scope, error)
+            if status:
+                raise  # half an answer is out: only closing the connection tells the caller
+            body = json.dumps(problem.document()).encode()
+            await _send(watched_send, scope["method"], problem.status, body, PROBLEM_MEDIA_TYPE, problem.headers)
+        finally:
+            # The route as it was declared: a path with ids in it would make a metric for each of them.
+            route = getattr(scope.get("route"), "path", "unknown")
+            labels = {"method": scope["method"], "route": route}
+            self._metrics.counter(HTTP_REQUESTS, **labels, status=str(status)).inc()
+            self._metrics.histogram(HTTP_DURATION, **labels).observe(time.perf_counter() - started)
+
+
+def _unforeseen(scope: Scope, error: Exception) -> ProblemError:
+    _log.error("a request failed", exc_info=error, extra={"method": scope["method"], "path": scope["path"]})
+    return ProblemError(500, "internal_error", "the service failed at this request; its log says why")
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    from starlette.exceptions import HTTPException
+
+    # This class, because FastAPI makes a 400 of any other one that is raised while it reads the body.
+    too_large = HTTPException(413, f"the body has more than {BODY_MAX_BYTES} bytes; send less")
+    received = 0
+
+    async def bounded() -> MutableMapping[str, Any]:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > BODY_MAX_BYTES:
+            raise too_large
+        return message
+
+    return bounded
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen, and says so."""
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to `lifecycle`."""
+        yield
+
+
+class HttpServer:
+    """A server that listens.
+
+    Attributes:
+        port: Where, also when port 0 was asked for.
+    """
+
+    def __init__(self, port: int, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
+        self.port = port
+        self._server = server
+        self._task = task
+
+    async def wait_closed(self) -> None:
+        """Returns when the server ended; for a supervisor that must hear of its end.
+
+        Raises:
+            Exception: What ended it.
+        """
+        await asyncio.shield(self._task)
+
+
+@contextlib.asynccontextmanager
+async def serve(app: AsgiApp, *, host: str, port: int) -> AsyncIterator[HttpServer]:
+    """Serves an application as a task of the running loop.
+
+    Guarantee: inside the block connections are accepted. At its end no new ones are, requests that are under way get
+    `STOP_GRACE_S` seconds, and then the port is free.
+
+    Raises:
+        AddressUnavailable: Somebody else listens there, or the address is not this machine's.
+    """
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # `logs` has the say
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS_MAX_COUNT,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_GRACE_S,
+    )
+    server = _Server(config)
+    with listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        try:
+            listening = asyncio.create_task(server.listening.wait())
+            await asyncio.wait((task, listening), return_when=asyncio.FIRST_COMPLETED)
+            listening.cancel()
+            if task.done():
+                await task
+                raise RuntimeError("the HTTP server ended while it started; the line before says why")
+            bound: int = listener.getsockname()[1]
+            _log.info("HTTP is served", extra={"host": host, "port": bound})
+            yield HttpServer(bound, server, task)
+        finally:
+            server.should_exit = True
+            await task
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise AddressUnavailable(
+            f"{host}:{port}: {error.strerror}; set SLUICE_HTTP_HOST and SLUICE_HTTP_PORT to a free address, or port 0"
+        ) from None
+    return listener

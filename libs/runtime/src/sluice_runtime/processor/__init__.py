@@ -1,0 +1,1 @@
+"""The deciding processor: pure decisions made durable, atomic and fenced (architecture §5)."""

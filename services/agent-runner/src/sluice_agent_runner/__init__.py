@@ -1,0 +1,1 @@
+"""Works: an agent's turns, models and tools."""

@@ -1,0 +1,57 @@
+"""Every limit of the runner's domain, with its unit in its name and its reason beside it."""
+
+TOOL_CALLS_MAX_COUNT = 128
+"""Tool calls in one model answer. A provider that sends more is not talking sense; a role allows far fewer."""
+
+ARGUMENTS_MAX_BYTES = 1024 * 1024
+"""Arguments of one tool call: a written artifact is the largest lawful one."""
+
+ARGUMENTS_MAX_DEPTH = 20
+"""Arguments stand in `agent.turn_finished` below two levels of it; the contract reads 32."""
+
+ARGUMENTS_INLINE_MAX_BYTES = 8 * 1024
+"""The contract's own limit for `ToolCall.arguments`; larger ones travel by reference."""
+
+CALL_ID_MAX_CHARACTERS = 64
+"""Providers name calls in 9 to 40 characters; the contract takes 128."""
+
+TOOL_NAME_MAX_CHARACTERS = 64
+"""What OpenAI's protocol allows for a function's name."""
+
+RESULT_MAX_BYTES = 256 * 1024
+"""A task's result as JSON. Larger things are artifacts."""
+
+ARTIFACT_CONTENT_MAX_CHARACTERS = 512 * 1024
+"""One written artifact: a model writes it in one answer, so anything near this is a runaway."""
+
+ARTIFACTS_MAX_COUNT = 100
+"""Artifacts of one agent: their references must fit into one `agent.succeeded`."""
+
+MODEL_TEXT_MAX_CHARACTERS = 1024 * 1024
+"""Text of one model answer: above the output limit of every model known."""
+
+QUESTION_MAX_CHARACTERS = 4_000
+"""A person has to read it."""
+
+OPTION_MAX_CHARACTERS = 500
+OPTIONS_MAX_COUNT = 20
+"""More is a form, not a question."""
+
+PROBLEM_DETAIL_MAX_CHARACTERS = 2_000
+"""Errors are read by people; a provider's page of HTML is not."""
+
+NAME_MAX_CHARACTERS = 255
+NAME_COMPONENT_MAX_BYTES = 255
+"""The file system's own limit for one component."""
+
+NAME_MAX_DEPTH = 16
+"""Deeper trees are accidents or attacks."""
+
+SCHEMA_MAX_BYTES = 64 * 1024
+"""A task's output schema rides in its `agent.run`, which is bounded alike."""
+
+SCHEMA_STEPS_MAX_COUNT = 100_000
+"""References followed in one validation: a schema can be made to unfold exponentially."""
+
+SCHEMA_ERRORS_MAX_COUNT = 5
+"""Errors told to the model at once."""

@@ -1,0 +1,404 @@
+"""The turn loop of one attempt as a pure state machine: sans I/O, clock, random and asyncio.
+
+```
+start ─▶ CallModel ─on_model_reply─▶ RunTools ─on_tool_results─▶ FinishTurn ─on_turn_durable─▶ CallModel …
+                                        └────(no tool to run)────▶┘                └─▶ Succeed, Fail
+                                                                                   └─▶ AskHuman ─on_asked─▶ Wait
+                                                                                        on_answer ─▶ CallModel
+```
+A driver performs the action that a method returns, and calls the method that the action names. A turn is durable
+before anything follows from it; so whoever goes on from a turn's link goes on exactly here, and pays for no finished
+turn twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from sluice_agent_runner.domain import limits, prompts
+from sluice_agent_runner.domain.actions import (
+    Action,
+    AskHuman,
+    CallModel,
+    Fail,
+    FinishTurn,
+    RunTools,
+    Succeed,
+    Wait,
+    failure,
+)
+from sluice_agent_runner.domain.admission import admit
+from sluice_agent_runner.domain.allowance import Allowance
+from sluice_agent_runner.domain.conclusion import Conditions
+from sluice_agent_runner.domain.conversation import (
+    AuditedCall,
+    ChatMessage,
+    Conclusion,
+    Link,
+    ModelReply,
+    ModelRequest,
+    ToolCall,
+    ToolCallRequest,
+    ToolResult,
+    TurnRecord,
+    WrittenArtifact,
+)
+from sluice_agent_runner.domain.questions import Questions
+from sluice_agent_runner.domain.result_schema import InvalidOutputSchema
+from sluice_agent_runner.domain.tools import (
+    ASK_HUMAN,
+    CATALOGUE,
+    FINISH,
+    InvalidArguments,
+    ToolDefinition,
+)
+from sluice_agent_runner.domain.tools import Finish as FinishArguments
+from sluice_contracts.messages.agent import AgentRun, Answer
+from sluice_runtime.role import Role
+
+Redact = Callable[[str], str]
+
+WITHOUT_TOOL_MAX_COUNT = 2
+"""Answers in a row without a tool call: one is nudged, the next shows that nudging does not help."""
+
+
+class MachineMisused(RuntimeError):
+    """The driver called what the last action did not ask for: a defect of the driver."""
+
+
+class TurnMachine:
+    """One attempt.
+
+    Args:
+        pipeline_id: The pipeline's id.
+        run: The attempt, as the spawner asked for it.
+        role: The task's role.
+        links: The transcript's links in the order of their turns; empty for a new agent.
+        redact: Applied to all that comes in, before it enters the conversation: what the model reads, the transcript
+            and the log hold the same.
+        catalogue: All tools that there are.
+    """
+
+    def __init__(
+        self,
+        pipeline_id: str,
+        run: AgentRun,
+        role: Role,
+        links: Sequence[Link],
+        redact: Redact,
+        catalogue: Mapping[str, ToolDefinition] = CATALOGUE,
+    ) -> None:
+        self._pipeline_id = pipeline_id
+        self._run = run
+        self._role = role
+        self._links = links
+        self._redact = redact
+        self._catalogue = catalogue
+        self._tools: tuple[ToolDefinition, ...] = ()
+        self._granted: dict[str, ToolDefinition] = {}
+        self._conditions = Conditions(run.task, role)
+        self._model = run.task.model or role.model
+
+        self._allowance = Allowance(run)
+        self._questions = Questions(run.agent_id, run.answers)
+
+        self._expected = "start"
+        self._turn = run.turn
+        self._previous = run.transcript.sha256 if run.transcript else None
+        self._without_tool = 0
+        self._told_without_tool = prompts.NUDGE
+
+        self._messages: list[ChatMessage] = []
+        self._added: list[ChatMessage] = []
+        self._artifacts: dict[str, WrittenArtifact] = {}
+
+        self._reply: ModelReply | None = None
+        self._model_ms = 0
+        self._results: dict[str, ToolResult] = {}
+        self._control: list[tuple[ToolCallRequest, msgspec.Struct]] = []
+        self._conclusion: Conclusion | None = None
+        self._failure: Fail | None = None
+
+    @property
+    def turn(self) -> int:
+        """Turns finished so far."""
+        return self._turn
+
+    @property
+    def artifacts(self) -> tuple[WrittenArtifact, ...]:
+        """The last version of each artifact that finished turns wrote, in the order of first writing."""
+        return tuple(self._artifacts.values())
+
+    # The driver's side
+
+    def start(self, now_ms: int) -> Action:
+        """Begins, or goes on after the last link."""
+        self._expect("start")
+        tools = admit(self._run.task, self._role, self._conditions, self._catalogue)
+        if isinstance(tools, Fail):
+            return self._end(tools)
+        self._tools = tools
+        self._granted = {tool.name: tool for tool in tools}
+        failed = self._take_up_links()
+        if failed is not None:
+            return self._end(failed)
+        if self._conclusion is not None:
+            return self._end(Succeed(self._conclusion, self.artifacts))
+        if not self._messages:
+            self._say("system", prompts.system_prompt(self._role))
+            self._say("user", prompts.task_prompt(self._run, self._conditions.output_schema))
+        return self._go_on(now_ms)
+
+    def on_model_reply(self, reply: ModelReply, model_ms: int) -> Action:
+        """Takes the model's answer."""
+        self._expect("model")
+        reply = self._clean(reply)
+        self._reply = reply
+        self._model_ms = model_ms
+        self._allowance.use(reply.usage)
+        to_run: list[ToolCall] = []
+        for number, request in enumerate(reply.tool_calls, 1):
+            try:
+                tool, arguments = self._checked(request, number)
+            except InvalidArguments as error:
+                self._refuse(request, str(error))
+                continue
+            if tool.control:
+                self._control.append((request, arguments))
+            else:
+                to_run.append(ToolCall(request.call_id, request.name, arguments))
+        if to_run:
+            self._expected = "tools"
+            return RunTools(tuple(to_run))
+        return self._finish_turn()
+
+    def on_tool_results(self, results: Sequence[ToolResult]) -> Action:
+        """Takes the outcome of every call that `RunTools` named."""
+        self._expect("tools")
+        for result in results:
+            content = self._redact(result.content)
+            if content is not result.content:
+                result = ToolResult(result.call_id, content, result.is_error, result.duration_ms, result.artifact)
+            self._results[result.call_id] = result
+        return self._finish_turn()
+
+    def on_model_failed(self, code: str, detail: str, retryable: bool) -> Action:
+        """Takes the news that the model can't be asked: the attempt ends."""
+        self._expect("model")
+        return self._end(failure(code, self._redact(detail), retryable=retryable))
+
+    def on_turn_durable(self, link_sha256: str, now_ms: int) -> Action:
+        """Takes the news that the turn can't be lost any more."""
+        self._expect("durable")
+        self._previous = link_sha256
+        if self._failure is not None:
+            return self._end(self._failure)
+        if self._conclusion is not None:
+            return self._end(Succeed(self._conclusion, self.artifacts))
+        return self._go_on(now_ms)
+
+    def on_asked(self, now_ms: int) -> Action:
+        """Takes the news that the questions are published."""
+        self._expect("asked")
+        self._allowance.wait_begins(now_ms)
+        self._expected = "answer"
+        return Wait()
+
+    def on_answer(self, answer: Answer, now_ms: int) -> Action:
+        """Takes an answer. An answer to something else, or a second one, changes nothing."""
+        self._expect("answer")
+        self._questions.hear(answer)
+        if self._questions.unanswered():
+            return Wait()
+        self._allowance.wait_ends(now_ms)
+        return self._go_on(now_ms)
+
+    # Between turns
+
+    def _take_up_links(self) -> Fail | None:
+        if [link.turn for link in self._links] != list(range(1, self._run.turn + 1)):
+            return failure(
+                "transcript_inconsistent",
+                f"the transcript has the turns {[link.turn for link in self._links][:5]}… where {self._run.turn} are "
+                "finished; the artifact store and the log do not belong together",
+            )
+        for link in self._links:
+            self._messages += link.messages
+            for artifact in link.artifacts:
+                self._artifacts[artifact.name] = artifact
+        if not self._links:
+            return None
+        last = self._links[-1]
+        self._conclusion = last.conclusion
+        answered = {message.call_id for message in last.messages if message.role == "tool"}
+        assistant = next(message for message in reversed(last.messages) if message.role == "assistant")
+        for request in assistant.tool_calls:
+            if request.call_id not in answered:
+                self._questions.ask(request, ASK_HUMAN.parse(request.arguments), last.turn)
+        if not assistant.tool_calls and last.conclusion is None:
+            self._say("user", prompts.NUDGE)
+        self._links = ()
+        return None
+
+    def _go_on(self, now_ms: int) -> Action:
+        unanswered = self._questions.unanswered()
+        if unanswered:
+            self._expected = "asked"
+            return AskHuman(unanswered)
+        for message in self._questions.settle():
+            self._added.append(msgspec.structs.replace(message, content=self._redact(message.content)))
+        failed = self._allowance.exhausted(self._turn, now_ms)
+        if failed is not None:
+            return self._end(failed)
+        self._expected = "model"
+        return CallModel(
+            ModelRequest(
+                pipeline_id=self._pipeline_id,
+                agent_id=self._run.agent_id,
+                attempt=self._run.attempt,
+                task_id=self._run.task.id,
+                role=self._role.name,
+                turn=self._turn + 1,
+                model=self._model,
+                messages=(*self._messages, *self._added),
+                tools=self._tools,
+                max_output_tokens=self._role.limits.max_output_tokens,
+            )
+        )
+
+    # Inside a turn
+
+    def _clean(self, reply: ModelReply) -> ModelReply:
+        """The answer, redacted, with call ids that are unique and of lawful length."""
+        redact = self._redact
+        seen: set[str] = set()
+        calls = []
+        for number, call in enumerate(reply.tool_calls[: limits.TOOL_CALLS_MAX_COUNT], 1):
+            call_id = call.call_id
+            if not call_id or len(call_id) > limits.CALL_ID_MAX_CHARACTERS or call_id in seen:
+                call_id = f"call_{self._turn + 1}_{number}"
+            seen.add(call_id)
+            calls.append(
+                ToolCallRequest(
+                    call_id,
+                    call.name if call.name in self._granted else redact(call.name)[: limits.TOOL_NAME_MAX_CHARACTERS],
+                    redact(call.arguments),
+                )
+            )
+        text = redact(reply.text[: limits.MODEL_TEXT_MAX_CHARACTERS])
+        return ModelReply(
+            text, tuple(calls), reply.finish_reason, reply.usage, reply.provider, reply.model, reply.calls
+        )  # fmt: skip
+
+    def _checked(self, request: ToolCallRequest, number: int) -> tuple[ToolDefinition, msgspec.Struct]:
+        tool = self._granted.get(request.name)
+        if tool is None:
+            raise InvalidArguments(f"there is no tool {request.name!r}; you have {', '.join(self._granted)}")
+        calls_max = self._role.limits.max_tool_calls_per_turn
+        if number > calls_max:
+            raise InvalidArguments(f"not run: this is call {number} of the turn, and at most {calls_max} are run")
+        return tool, tool.parse(request.arguments)
+
+    def _refuse(self, request: ToolCallRequest, why: str) -> None:
+        self._results[request.call_id] = ToolResult(request.call_id, self._redact(why), is_error=True)
+
+    def _finish_turn(self) -> Action:
+        assert self._reply is not None
+        reply, results = self._reply, self._results
+        written = tuple(
+            result.artifact
+            for result in (results.get(call.call_id) for call in reply.tool_calls)
+            if result is not None and result.artifact is not None
+        )
+        for artifact in written:
+            self._artifacts[artifact.name] = artifact
+        try:
+            self._steer()
+        except InvalidOutputSchema as error:
+            self._failure = failure("invalid_output_schema", str(error))
+        prompt = tuple(self._added)
+        added = [*prompt, ChatMessage("assistant", reply.text, reply.tool_calls)]
+        audited = []
+        waiting = self._questions.call_ids
+        for request in reply.tool_calls:
+            if request.call_id in waiting:
+                audited.append(
+                    AuditedCall(request, ToolResult(request.call_id, "asked; the answer is in a later turn"))
+                )
+                continue
+            # Whatever was not run is told so: a model's protocol wants a result for each call.
+            result = results.get(request.call_id) or ToolResult(request.call_id, "not run", is_error=True)
+            added.append(ChatMessage("tool", result.content, call_id=request.call_id, is_error=result.is_error))
+            audited.append(AuditedCall(request, result))
+        self._turn += 1
+        link = Link(self._turn, self._previous, tuple(added), written, self._conclusion)
+        self._messages += added
+        record = TurnRecord(self._turn, link, prompt, reply, tuple(audited), self._model_ms)
+        self._added = []
+        if not reply.tool_calls and self._conclusion is None and self._failure is None:
+            self._say("user", self._told_without_tool)
+        self._reply = None
+        self._results = {}
+        self._control = []
+        self._expected = "durable"
+        return FinishTurn(record)
+
+    def _steer(self) -> None:
+        """Answers finish and ask_human, and an answer without any call, once the other tools have run."""
+        assert self._reply is not None
+        if not self._reply.tool_calls:
+            self._answered_without_tool(self._reply.text)
+            return
+        self._without_tool = 0
+        asks = [(request, arguments) for request, arguments in self._control if request.name == ASK_HUMAN.name]
+        for request, arguments in asks:
+            self._questions.ask(request, arguments, self._turn + 1)
+        for request, arguments in self._control:
+            if request.name != FINISH.name:
+                continue
+            assert isinstance(arguments, FinishArguments)
+            if asks:
+                self._refuse(request, "refused: you also asked a question; wait for its answer")
+            elif self._conclusion is not None:
+                self._refuse(request, "refused: the task is finished already")
+            else:
+                self._try_to_finish(request, arguments)
+
+    def _try_to_finish(self, request: ToolCallRequest, arguments: FinishArguments) -> None:
+        conclusion, faults = self._conditions.conclude(arguments.summary, arguments.result, self._artifacts)
+        if conclusion is None:
+            self._refuse(request, "refused:\n" + "\n".join(f"- {fault}" for fault in faults))
+            return
+        self._conclusion = conclusion
+        self._results[request.call_id] = ToolResult(request.call_id, "accepted")
+
+    def _answered_without_tool(self, text: str) -> None:
+        self._without_tool += 1
+        self._told_without_tool = prompts.NUDGE
+        if self._role.finish_without_tool and text.strip():
+            conclusion, faults = self._conditions.conclude(text[:4_000], text, self._artifacts)
+            if conclusion is not None:
+                self._conclusion = conclusion
+                return
+            self._told_without_tool = "This is not yet a result:\n" + "\n".join(f"- {fault}" for fault in faults)
+        if self._without_tool >= WITHOUT_TOOL_MAX_COUNT:
+            self._failure = failure(
+                "model_did_not_finish",
+                f"the model answered {self._without_tool} times in a row without a tool call or a result that counts",
+                retryable=True,
+            )
+
+    def _say(self, role: str, content: str) -> None:
+        self._added.append(ChatMessage(role, self._redact(content)))  # type: ignore[arg-type]
+
+    # Order of calls
+
+    def _expect(self, call: str) -> None:
+        if self._expected != call:
+            raise MachineMisused(f"the machine expects {self._expected!r}; it was given {call!r}")
+
+    def _end(self, action: Succeed | Fail) -> Action:
+        self._expected = "nothing"
+        return action

@@ -1,0 +1,62 @@
+"""The runner's metrics, bound to their labels once: a hot path should not look labels up."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+from sluice_runtime import metrics as catalogue
+from sluice_runtime.metrics import Metrics
+
+
+class Measures:
+    """What the runner counts. Labels are names that the project or its operator chose: never what a model wrote."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._running = metrics.gauge(catalogue.ATTEMPTS_RUNNING)
+        self._queued = metrics.gauge(catalogue.ATTEMPTS_QUEUED)
+
+        @cache
+        def turns(provider: str) -> Counter:
+            return metrics.counter(catalogue.TURNS_FINISHED, provider=provider)
+
+        @cache
+        def calls(provider: str, outcome: str) -> Counter:
+            return metrics.counter(catalogue.MODEL_CALLS, provider=provider, outcome=outcome)
+
+        @cache
+        def durations(provider: str) -> Histogram:
+            return metrics.histogram(catalogue.MODEL_DURATION, provider=provider)
+
+        @cache
+        def tools(tool: str, outcome: str) -> Counter:
+            return metrics.counter(catalogue.TOOL_CALLS, tool=tool, outcome=outcome)
+
+        @cache
+        def refused(topic: str, reason: str) -> Counter:
+            return metrics.counter(catalogue.RECORDS_REFUSED, topic=topic, reason=reason)
+
+        self._turns, self._calls, self._durations, self._tools, self._refused = turns, calls, durations, tools, refused
+
+    def attempts(self, running: int, queued: int) -> None:
+        """How many attempts are held."""
+        self._running.set(running)
+        self._queued.set(queued)
+
+    def turn_finished(self, provider: str) -> None:
+        """A turn is durable."""
+        self._turns(provider).inc()
+
+    def model_call(self, provider: str, outcome: str, duration_ms: int) -> None:
+        """One call of a model; the outcome is `ok` or the problem's code."""
+        self._calls(provider, outcome).inc()
+        self._durations(provider).observe(duration_ms / 1_000)
+
+    def tool_call(self, tool: str, *, is_error: bool) -> None:
+        """One call of a granted tool."""
+        self._tools(tool, "error" if is_error else "ok").inc()
+
+    def refused(self, topic: str, reason: str) -> None:
+        """A record went to its dead-letter topic."""
+        self._refused(topic, reason).inc()

@@ -1,0 +1,174 @@
+"""What the runner needs from outside. Doubles for tests implement these; adapters do it for real.
+
+```
+ModelError
+├── ModelUnavailable     ask again later: the same request may succeed
+└── ModelRefused         do not ask again: the request, the key or the scenario must change first
+PublishFailed            whether the event is in the log is unknown: drop the attempt, its lease covers it
+UnusableInput            the task's inputs can't be laid into a workspace: fail the attempt for good
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
+from sluice_contracts.messages.base import Message
+from sluice_runtime.artifacts import ArtifactStore
+from sluice_runtime.clock import Clock
+
+__all__ = [
+    "ArtifactStore", "Attempts", "EventPublisher", "ModelError", "ModelProvider", "ModelRefused", "ModelUnavailable",
+    "PublishFailed", "Time", "Tools", "UnusableInput", "Workspace", "Workspaces",
+]  # fmt: skip
+
+
+class ModelError(Exception):
+    """A model call failed.
+
+    Attributes:
+        code: The problem's code, such as rate_limited.
+        detail: What happened, and what to do; holds no key.
+    """
+
+    retryable: bool
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"{code}: {detail}")
+
+
+class ModelUnavailable(ModelError):
+    """Ask again later: the same request may succeed.
+
+    Attributes:
+        retry_after_s: What the provider asked to wait; None if it did not.
+    """
+
+    retryable = True
+
+    def __init__(self, code: str, detail: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(code, detail)
+
+
+class ModelRefused(ModelError):
+    """Do not ask again: the request, the key or the scenario must change first."""
+
+    retryable = False
+
+
+class PublishFailed(Exception):
+    """Whether the event is in the log is unknown. Drop the attempt and say nothing more: its lease covers it."""
+
+
+class UnusableInput(Exception):
+    """The task's inputs can't be laid into a workspace, and never will.
+
+    Attributes:
+        code: The problem's code.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        super().__init__(detail)
+
+
+class Time(Clock, Protocol):
+    """The clock, a stopwatch, and waiting."""
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds since some moment. Never jumps."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        ...
+
+
+class Attempts(Protocol):
+    """Whoever holds this runner's attempts."""
+
+    @property
+    def room(self) -> int:
+        """How many more attempts it takes."""
+        ...
+
+    async def on_task(self, event: CloudEvent[AgentRun], queue: str) -> None:
+        """Takes an attempt, unless it was stopped already, or a newer one of the agent is held."""
+        ...
+
+    async def on_stop(self, stop: AgentStop) -> None:
+        """Stops this attempt and every older one; nothing more is published of them."""
+        ...
+
+    async def on_answer(self, message: AgentAnswer) -> None:
+        """Hands an answer to its agent, if it is held."""
+        ...
+
+
+class ModelProvider(Protocol):
+    """A model that can be asked. Cancelling the call ends it, on the wire too."""
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Asks the model once more for the conversation's next message.
+
+        Raises:
+            ModelUnavailable: It may work later.
+            ModelRefused: It will not.
+        """
+        ...
+
+
+class EventPublisher(Protocol):
+    """The runner's way into the log."""
+
+    async def publish(self, event: CloudEvent[Message], *, topic: str, key: str) -> None:
+        """Publishes an event. `topic` has no prefix.
+
+        Guarantee: when this returns the event is in the log, after every event that the caller published before.
+
+        Raises:
+            PublishFailed: The outcome is unknown.
+        """
+        ...
+
+
+class Tools(Protocol):
+    """The tools of one attempt, except those that the turn loop answers itself."""
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """Runs one call. What the model did wrong is a result with `is_error`, never an exception."""
+        ...
+
+
+class Workspace(Protocol):
+    """One attempt's own directory, and the tools that work in it."""
+
+    @property
+    def tools(self) -> Tools:
+        """The tools."""
+        ...
+
+    async def close(self) -> None:
+        """Removes the directory and all in it."""
+        ...
+
+
+class Workspaces(Protocol):
+    """Where attempts work."""
+
+    async def open(self, pipeline_id: str, run: AgentRun, artifacts: Sequence[WrittenArtifact]) -> Workspace:
+        """Makes an attempt's workspace: inputs, the artifacts of the tasks before it, and its own of earlier turns.
+
+        Raises:
+            UnusableInput: A name is hostile, two inputs have one name, there is too much, or a body is missing.
+            OSError: The disk does not work now.
+            ArtifactStoreUnavailable: The store does not.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Attempts in motion: the turn machine driven with real models, tools and topics."""

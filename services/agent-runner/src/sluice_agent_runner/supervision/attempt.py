@@ -1,0 +1,224 @@
+"""One attempt, from its task's record to its last event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from sluice_agent_runner.domain import events
+from sluice_agent_runner.domain.actions import Action, AskHuman, CallModel, Fail, FinishTurn, RunTools, Succeed, Wait
+from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
+from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
+from sluice_agent_runner.domain.tools import CATALOGUE
+from sluice_agent_runner.domain.turns import TurnMachine
+from sluice_agent_runner.ports import ModelError, UnusableInput, Workspace
+from sluice_agent_runner.supervision.services import Services
+from sluice_agent_runner.supervision.transcripts import TranscriptBroken, load_links, store_large
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.ids import derived_id
+from sluice_contracts.messages.agent import AgentAttemptStarted, AgentFailed, AgentRun, AgentSucceeded, Answer
+from sluice_contracts.messages.base import Message, Problem
+from sluice_contracts.topics import AGENT_EVENTS
+from sluice_runtime.artifacts import ArtifactStoreUnavailable
+
+SOURCE = "agent-runner"
+
+ANSWERS_MAX_COUNT = 1_000
+"""Answers that are kept for an attempt that has not asked yet: an agent asks a few questions a turn."""
+
+
+class Place:
+    """An attempt's place among those that work. Waiting for a person, it is given to another."""
+
+    def __init__(self, leave: Callable[[], None], come_back: Callable[[], Awaitable[None]]) -> None:
+        self._leave = leave
+        self._come_back = come_back
+        self.held = True
+
+    def leave(self) -> None:
+        """Gives the place up."""
+        self.held = False
+        self._leave()
+
+    async def come_back(self) -> None:
+        """Waits for a place, before those that have not begun."""
+        await self._come_back()
+        self.held = True
+
+
+class AttemptRunner:
+    """Drives the turn machine of one attempt with real models, tools and topics.
+
+    Guarantee: a turn begins only when every turn before it is in the artifact store and in the log. When `run` is
+    cancelled, nothing more is published.
+
+    Args:
+        event: The `agent.run`.
+        queue: The queue that it came from.
+    """
+
+    def __init__(self, services: Services, event: CloudEvent[AgentRun], queue: str, place: Place) -> None:
+        self._services = services
+        self._event = event
+        self._run = event.data
+        self._topic = AGENT_EVENTS.for_queue(queue)
+        self._place = place
+        self._attempt = events.Attempt.of(event.data, services.runner_id)
+        self._source = f"{SOURCE}/{services.runner_id}"
+        self._answers: dict[str, Answer] = {}
+        self._answered = asyncio.Event()
+        self._draining = False
+        self._announced = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for a person."""
+        return not self._place.held
+
+    def answer(self, answer: Answer) -> None:
+        """Hands over an answer. One that nobody asked for is of no effect."""
+        if len(self._answers) < ANSWERS_MAX_COUNT:
+            self._answers.setdefault(answer.request_id, answer)
+            self._answered.set()
+
+    def drain(self) -> None:
+        """Ends the attempt, without an event, after the turn that runs."""
+        self._draining = True
+
+    async def announce(self) -> None:
+        """Tells the spawner that this runner holds the attempt, once; a place may come later.
+
+        Raises:
+            PublishFailed: The event may or may not be in the log.
+        """
+        if not self._announced:
+            self._announced = True
+            run, runner_id = self._run, self._services.runner_id
+            started = AgentAttemptStarted(agent_id=run.agent_id, attempt=run.attempt, runner_id=runner_id)
+            await self._publish(started, 0)
+
+    async def run(self) -> None:
+        """Runs the attempt to its end.
+
+        Raises:
+            PublishFailed: An event may or may not be in the log; nothing more was said.
+        """
+        await self.announce()
+        try:
+            ending = await self._work()
+        except (UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError) as error:
+            ending = events.failed(self._attempt, self._failure(error))
+        if ending is not None:
+            await self._publish(ending, 0)
+
+    async def _work(self) -> AgentSucceeded | AgentFailed | None:
+        """The turns, and the message that ends them; None if the attempt was drained."""
+        action = await self._all_turns()
+        if isinstance(action, Succeed):
+            texts = {"result": action.conclusion.result}
+            stored = await store_large(self._services.artifacts, texts)
+            return events.succeeded(self._attempt, action, texts, stored)
+        return None if action is None else events.failed(self._attempt, action)
+
+    async def _all_turns(self) -> Succeed | Fail | None:
+        services, run = self._services, self._run
+        role = services.roles.get(run.task.role)
+        if role is None:
+            problem = Problem(
+                code="unknown_role",
+                detail=f"role {run.task.role!r} of task {run.task.id} is unknown to this runner; known are "
+                f"{', '.join(sorted(services.roles))}"[:PROBLEM_DETAIL_MAX_CHARACTERS],
+            )
+            return Fail(problem, retryable=False)
+        links = await load_links(services.artifacts, run.transcript, run.turn)
+        machine = TurnMachine(self._event.subject, run, role, links, services.redact)
+        action = machine.start(services.time.now_ms())
+        if isinstance(action, Succeed | Fail):
+            return action
+        workspace = await services.workspaces.open(self._event.subject, run, machine.artifacts)
+        try:
+            return await self._turns(machine, action, workspace, role.limits.question_timeout_s)
+        finally:
+            await asyncio.shield(workspace.close())
+
+    async def _turns(
+        self, machine: TurnMachine, action: Action, workspace: Workspace, question_timeout_s: int
+    ) -> Succeed | Fail | None:
+        services = self._services
+        time = services.time
+        while True:
+            if isinstance(action, CallModel):
+                if self._draining:
+                    return None
+                begun_ms = time.monotonic_ms()
+                try:
+                    reply = await services.models.complete(action.request)
+                except ModelError as error:
+                    action = machine.on_model_failed(error.code, error.detail, retryable=error.retryable)
+                else:
+                    action = machine.on_model_reply(reply, time.monotonic_ms() - begun_ms)
+            elif isinstance(action, RunTools):
+                tools = workspace.tools
+                action = machine.on_tool_results([await tools.run(call) for call in action.calls])
+            elif isinstance(action, FinishTurn):
+                sha256 = await self._finish_turn(action.record)
+                action = machine.on_turn_durable(sha256, time.now_ms())
+            elif isinstance(action, AskHuman):
+                for question in action.questions:
+                    asked = events.input_requested(self._attempt, question, question_timeout_s)
+                    await self._publish(asked, question.request_id)
+                action = machine.on_asked(time.now_ms())
+            elif isinstance(action, Wait):
+                answer = await self._next_answer()
+                action = machine.on_answer(answer, time.now_ms())
+                if not isinstance(action, Wait) and not self._place.held:
+                    await self._place.come_back()
+            else:
+                return action
+
+    async def _finish_turn(self, record: TurnRecord) -> str:
+        """Makes a turn durable: the link first, then the event that names it."""
+        artifacts = self._services.artifacts
+        link = await artifacts.put(encode_link(record.link), media_type="application/json", kind="transcript")
+        texts = events.turn_texts(record)
+        stored = await store_large(artifacts, texts)
+        await self._publish(events.turn_finished(self._attempt, record, link, texts, stored), record.turn)
+        measures = self._services.measures
+        measures.turn_finished(record.reply.provider)
+        for call in record.tool_calls:
+            if call.request.name in CATALOGUE:
+                measures.tool_call(call.request.name, is_error=call.result.is_error)
+        return link.sha256
+
+    async def _next_answer(self) -> Answer:
+        while not self._answers:
+            if self._place.held:
+                self._place.leave()
+            self._answered.clear()
+            await self._answered.wait()
+        return self._answers.pop(next(iter(self._answers)))
+
+    def _failure(self, error: UnusableInput | TranscriptBroken | ArtifactStoreUnavailable | OSError) -> Fail:
+        # An OSError's own text holds this machine's paths.
+        text = f"the workspace's disk failed: {error.strerror}" if isinstance(error, OSError) else str(error)
+        detail = self._services.redact(text)[:PROBLEM_DETAIL_MAX_CHARACTERS]
+        if isinstance(error, UnusableInput):
+            return Fail(Problem(code=error.code, detail=detail), retryable=False)
+        if isinstance(error, TranscriptBroken):
+            return Fail(Problem(code="transcript_broken", detail=detail), retryable=False)
+        return Fail(Problem(code="store_unavailable", detail=detail), retryable=True)
+
+    async def _publish(self, data: Message, ordinal: int | str) -> None:
+        """Publishes one event of the attempt. Its id is the same however often the step is repeated by this runner."""
+        cause = self._event
+        event = CloudEvent(
+            id=derived_id(cause.id, self._services.runner_id, data.type, ordinal),
+            source=self._source,
+            tenant=cause.tenant,
+            subject=cause.subject,
+            time_ms=self._services.time.now_ms(),
+            data=data,
+            causation_id=cause.id,
+            traceparent=cause.traceparent,
+        )
+        await self._services.publisher.publish(event, topic=self._topic, key=cause.subject)

@@ -1,0 +1,262 @@
+"""A runner: places, a backlog, and who holds what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import Literal
+
+from sluice_agent_runner.ports import PublishFailed
+from sluice_agent_runner.supervision.attempt import SOURCE, AttemptRunner, Place
+from sluice_agent_runner.supervision.services import Services
+from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent
+from sluice_contracts.ids import derived_id
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, HeldAttempt, RunnerHeartbeat
+from sluice_contracts.topics import RUNNER_HEARTBEATS
+
+log = logging.getLogger(__name__)
+
+HELD_MAX_COUNT = 1_400
+"""Attempts that a runner may hold: one heartbeat names them all, at most 180 bytes each, in one message."""
+
+OVER_MAX_COUNT = 20_000
+"""Attempts that are remembered as over. A stop may arrive before the task that it stops, for these are different
+topics; and a task may arrive again after a rebalance, when its attempt has ended: it must not be paid for again."""
+
+HEARTBEAT_INTERVAL_S = 1.0
+"""Well below the spawner's lease."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """One attempt that this runner has."""
+
+    event: CloudEvent[AgentRun]
+    attempt: AttemptRunner
+    place: Place
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> Literal["queued", "running"]:
+        return "queued" if self.task is None else "running"
+
+
+class Runner:
+    """Runs attempts, as many at once as it has places; the others wait in their order.
+
+    Of each agent it holds the newest attempt only. Use it in one event loop.
+
+    Args:
+        slots: Attempts that work at once. One that waits for a person leaves its place to another.
+        backlog_max_count: Attempts that wait; when there are more, `room` is 0.
+        queues: For the heartbeat.
+
+    Raises:
+        ValueError: Slots and backlog are more than one heartbeat can name.
+    """
+
+    def __init__(self, services: Services, *, slots: int, backlog_max_count: int, queues: tuple[str, ...]) -> None:
+        if slots + backlog_max_count > HELD_MAX_COUNT:
+            raise ValueError(
+                f"slots={slots} and backlog={backlog_max_count} are more than {HELD_MAX_COUNT} attempts; lower one"
+            )
+        self._services = services
+        self._slots = slots
+        self._held_max_count = slots + backlog_max_count
+        self._queues = queues
+        self._held: dict[str, _Held] = {}
+        self._backlog: OrderedDict[str, None] = OrderedDict()
+        self._returning: deque[asyncio.Future[None]] = deque()
+        self._working = 0
+        self._over: OrderedDict[str, int] = OrderedDict()
+        self._stopping = False
+        self._heartbeats = 0
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def room(self) -> int:
+        """How many more attempts it takes."""
+        return 0 if self._stopping else max(0, self._held_max_count - len(self._held))
+
+    async def failure(self) -> None:
+        """Returns never; raises what a defect in an attempt raised, for the process to stop with."""
+        await asyncio.shield(self._failed)
+
+    # What arrives
+
+    async def on_task(self, event: CloudEvent[AgentRun], queue: str) -> None:
+        """Takes an attempt, unless it is over already, or a newer one of the agent is held.
+
+        The spawner hears at once that it is held, also if it waits for a place: an attempt in a backlog is not untaken.
+        """
+        run = event.data
+        if self._stopping or run.attempt <= self._over.get(run.agent_id, 0):
+            return
+        older = self._held.get(run.agent_id)
+        if older is not None and older.event.data.attempt >= run.attempt:
+            return
+        began = older is not None and older.task is not None
+        if older is not None and began:
+            self._drop(run.agent_id, older)
+        place = Place(self._free, self._come_back)
+        held = _Held(event, AttemptRunner(self._services, event, queue, place), place)
+        self._held[run.agent_id] = held
+        # In a queue a newer attempt keeps the older one's turn; one that began goes on before all others.
+        self._backlog.setdefault(run.agent_id)
+        if began:
+            self._backlog.move_to_end(run.agent_id, last=False)
+        self._fill()
+        if held.task is None:
+            try:
+                await held.attempt.announce()
+            except PublishFailed as error:
+                log.warning("attempt %d of agent %s is dropped: %s", run.attempt, run.agent_id, error)
+                if self._held.get(run.agent_id) is held:
+                    self._drop(run.agent_id, held)
+
+    async def on_stop(self, stop: AgentStop) -> None:
+        """Stops this attempt and every older one; nothing more is published of them.
+
+        A stop for another runner, which was late for the attempt that this one holds, is not meant for us.
+        """
+        if stop.runner_id not in (None, self._services.runner_id):
+            return
+        self._note_over(stop.agent_id, stop.attempt)
+        held = self._held.get(stop.agent_id)
+        if held is not None and held.event.data.attempt <= stop.attempt:
+            self._drop(stop.agent_id, held)
+
+    def _note_over(self, agent_id: str, attempt: int) -> None:
+        if attempt > self._over.get(agent_id, 0):
+            self._over[agent_id] = attempt
+            self._over.move_to_end(agent_id)
+            if len(self._over) > OVER_MAX_COUNT:
+                self._over.popitem(last=False)
+
+    async def on_answer(self, message: AgentAnswer) -> None:
+        """Hands an answer to its agent. Not held: the next attempt's `agent.run` brings it, or asking again."""
+        held = self._held.get(message.agent_id)
+        if held is not None:
+            held.attempt.answer(message.answer)
+
+    # Places
+
+    def _fill(self) -> None:
+        """Gives free places away: to those that come back first, then to the backlog."""
+        while self._working < self._slots:
+            if self._returning:
+                returning = self._returning.popleft()
+                if returning.done():
+                    continue
+                self._working += 1
+                returning.set_result(None)
+            elif self._backlog and not self._stopping:
+                agent_id, _ = self._backlog.popitem(last=False)
+                self._working += 1
+                self._start(self._held[agent_id])
+            else:
+                return
+
+    def _start(self, held: _Held) -> None:
+        held.task = asyncio.get_running_loop().create_task(held.attempt.run())
+        held.task.add_done_callback(lambda task: self._ended(held, task))
+
+    def _free(self) -> None:
+        self._working -= 1
+        self._fill()
+
+    async def _come_back(self) -> None:
+        if self._working < self._slots:
+            self._working += 1
+            return
+        returning: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returning.append(returning)
+        try:
+            await returning
+        except asyncio.CancelledError:
+            if returning.done() and not returning.cancelled():
+                self._free()
+            raise
+
+    def _ended(self, held: _Held, task: asyncio.Task[None]) -> None:
+        agent_id = held.event.data.agent_id
+        if self._held.get(agent_id) is held:
+            del self._held[agent_id]
+        self._note_over(agent_id, held.event.data.attempt)
+        if held.place.held:
+            self._working -= 1
+        if not task.cancelled():
+            error = task.exception()
+            if isinstance(error, PublishFailed):
+                log.warning("attempt %d of agent %s is dropped: %s", held.event.data.attempt, agent_id, error)
+            elif error is not None and not self._failed.done():
+                self._failed.set_exception(error)
+        self._fill()
+
+    def _drop(self, agent_id: str, held: _Held) -> None:
+        del self._held[agent_id]
+        self._backlog.pop(agent_id, None)
+        if held.task is not None:
+            held.task.cancel()
+
+    # Heartbeats
+
+    async def heartbeat(self) -> None:
+        """Tells once what is held. A heartbeat that fails is followed by the next one."""
+        self._heartbeats += 1
+        self._services.measures.attempts(len(self._held) - len(self._backlog), len(self._backlog))
+        runner_id = self._services.runner_id
+        data = RunnerHeartbeat(
+            runner_id=runner_id,
+            queues=self._queues,
+            slots=self._slots,
+            attempts=tuple(
+                HeldAttempt(agent_id=agent_id, attempt=held.event.data.attempt, state=held.state)
+                for agent_id, held in self._held.items()
+            ),
+        )
+        event = CloudEvent(
+            id=derived_id(runner_id, data.type, self._heartbeats),
+            source=f"{SOURCE}/{runner_id}",
+            tenant=SYSTEM_TENANT,
+            subject=runner_id,
+            time_ms=self._services.time.now_ms(),
+            data=data,
+        )
+        try:
+            await self._services.publisher.publish(event, topic=RUNNER_HEARTBEATS.name, key=runner_id)
+        except PublishFailed as error:
+            log.warning("heartbeat %d is not known to be in the log: %s", self._heartbeats, error)
+
+    async def keep_alive(self) -> None:
+        """Sends heartbeats until cancelled."""
+        while True:
+            await self.heartbeat()
+            await self._services.time.sleep(HEARTBEAT_INTERVAL_S)
+
+    # The end
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes nothing more, lets the turns that run become durable, then ends.
+
+        What is dropped, and what did not get ready within the grace, is covered by its lease: the spawner goes on from
+        the last finished turn.
+        """
+        self._stopping = True
+        for agent_id in list(self._backlog):
+            self._drop(agent_id, self._held[agent_id])
+        tasks = []
+        for held in self._held.values():
+            assert held.task is not None
+            tasks.append(held.task)
+            if held.attempt.waiting:
+                held.task.cancel()
+            else:
+                held.attempt.drain()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,31 @@
+"""What every attempt of a runner uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sluice_agent_runner.measures import Measures
+from sluice_agent_runner.ports import ArtifactStore, EventPublisher, ModelProvider, Time, Workspaces
+from sluice_runtime.role import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The ports, bound.
+
+    Attributes:
+        runner_id: This process's name in every event; another after every start, so that what an earlier life of this
+            runner held is not taken for this one's.
+        redact: Takes secrets out of a text.
+    """
+
+    runner_id: str
+    models: ModelProvider
+    publisher: EventPublisher
+    artifacts: ArtifactStore
+    workspaces: Workspaces
+    roles: Mapping[str, Role]
+    time: Time
+    redact: Callable[[str], str]
+    measures: Measures

@@ -1,0 +1,1 @@
+"""Remembers and shows: the event log, SQL, HTTP and the live stream."""

@@ -1,0 +1,126 @@
+"""The one door to ClickHouse for writing: embedded (chdb) or a server, by the same client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from sluice_observability.ports import StoreUnavailable
+
+R = TypeVar("R")
+
+INSERT_SETTINGS = {
+    # With these, one insert is one block, and with one ingest_time one part: all of it is visible, or nothing.
+    "max_insert_block_size": 10_000_000,
+    "min_insert_block_size_rows": 10_000_000,
+    "min_insert_block_size_bytes": 0,
+    "async_insert": 0,
+    # Two equal batches can't exist (offsets differ), and a token that is used again would drop rows in silence.
+    "insert_deduplicate": 0,
+    "max_partitions_per_insert_block": 1,
+}
+INSERT_ROWS_MAX_COUNT = 1_000_000
+"""Far below the block size above, so that a batch can't be cut in two."""
+
+DEFECTS = frozenset({6, 16, 27, 36, 43, 47, 53, 57, 62, 70, 117, 349, 386, 457})
+"""ClickHouse's codes for what it will refuse again: a defect of ours, which waiting does not mend."""
+
+REQUEST_TIMEOUT_S = 60
+"""After this long without an answer an insert's outcome is asked of the table."""
+
+
+class ClickHouse:
+    """A database. Calls of one instance are serialised; open another for work that must not wait."""
+
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def embedded(cls, directory: Path) -> ClickHouse:
+        """The engine in this process. One process at a time may have the directory: chdb locks it."""
+        return cls(lambda: clickhouse_connect.get_client(interface="chdb", path=str(directory)))
+
+    @classmethod
+    def server(cls, url: str, password: str | None) -> ClickHouse:
+        """A server, by `http(s)://user@host:port/database`.
+
+        Raises:
+            ValueError: The URL holds a password, which belongs into a file, or is no HTTP URL.
+        """
+        parts = urlsplit(url)
+        if parts.password is not None:
+            raise ValueError("CLICKHOUSE_URL holds a password: put it into the file SLUICE_CLICKHOUSE_PASSWORD_FILE")
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ValueError(f"CLICKHOUSE_URL is {url!r}; it must be http(s)://user@host:port/database")
+        host, secure = parts.hostname, parts.scheme == "https"
+        return cls(
+            lambda: clickhouse_connect.get_client(
+                host=host,
+                port=parts.port or (8443 if secure else 8123),
+                secure=secure,
+                username=unquote(parts.username or "default"),
+                password=password or "",
+                database=parts.path.strip("/") or "default",
+                send_receive_timeout=REQUEST_TIMEOUT_S,
+                autogenerate_session_id=False,
+            )
+        )
+
+    def insert(self, table: str, rows: Any) -> None:
+        """See `ports.Database.insert`."""
+        if rows.num_rows > INSERT_ROWS_MAX_COUNT:
+            raise ValueError(
+                f"{rows.num_rows} rows for {table}; at most {INSERT_ROWS_MAX_COUNT} are one block for sure"
+            )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        stream = sink.getvalue()
+        with self._used() as client:
+            client.raw_insert(
+                table,
+                column_names=rows.column_names,
+                insert_block=stream.to_pybytes(),
+                fmt="ArrowStream",
+                settings=INSERT_SETTINGS,
+            )
+
+    def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """See `ports.Database.rows`."""
+        with self._used() as client:
+            return [tuple(row) for row in client.query(query, parameters=dict(parameters or {})).result_rows]
+
+    def command(self, statement: str) -> None:
+        """See `ports.Database.command`."""
+        with self._used() as client:
+            client.command(statement)
+
+    def close(self) -> None:
+        """See `ports.Database.close`."""
+        with self._lock:
+            client, self._client = self._client, None
+            if client is not None:
+                client.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[Client]:
+        with self._lock:
+            try:
+                if self._client is None:
+                    self._client = self._connect()
+                yield self._client
+            except (ClickHouseError, OSError) as error:
+                if getattr(error, "code", None) in DEFECTS:
+                    raise
+                raise StoreUnavailable(f"{type(error).__name__}: {str(error)[:500]}") from error

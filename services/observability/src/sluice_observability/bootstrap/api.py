@@ -1,0 +1,102 @@
+"""Wires the api: settings to adapters, adapters to handlers. Tests call it with doubles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from sluice_observability.adapters.kafka_log import KafkaLog
+from sluice_observability.adapters.sql_client import SqlClient
+from sluice_observability.bootstrap.patience import patiently
+from sluice_observability.domain.places import Place
+from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.handlers.commands import Commands
+from sluice_observability.handlers.history import History
+from sluice_observability.handlers.live import Live
+from sluice_observability.handlers.tail import Tail, followed
+from sluice_observability.ports import LogSource, Sql
+from sluice_observability.settings import ApiSettings
+from sluice_runtime.artifacts import ArtifactStore
+from sluice_runtime.broker import Broker
+from sluice_runtime.clock import Clock, SystemClock
+
+GROUP = "observability-api"
+"""The Kafka client asks for one; nobody joins it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A wired api: `follow` fills the read model and keeps it up to date."""
+
+    settings: ApiSettings
+    live: Live
+    history: History
+    commands: Commands
+    artifacts: ArtifactStore
+    _sources: Callable[[dict[Place, int]], LogSource]
+
+    async def follow(self, stop: asyncio.Event, loaded: asyncio.Event) -> None:
+        """Loads what lives from the log, then follows the topics from where the log was, until `stop` is set.
+
+        The position is taken before the events are read, so what is read twice is recognised, and nothing is missed.
+        A database that is away is waited for: without it, what lived before would be missing.
+
+        Args:
+            stop: Ends it.
+            loaded: Set once the past is loaded.
+        """
+        positions = await patiently(self.history.positions)
+        await patiently(self._load)
+        self.live.begin(positions)
+        source = await asyncio.to_thread(self._sources, positions)
+        loaded.set()
+        await Tail(source, self.live).run(stop)
+
+    async def _load(self) -> None:
+        async for events in self.history.living_events():
+            for event in events:
+                self.live.load(event)
+
+
+@asynccontextmanager
+async def open_api(
+    settings: ApiSettings,
+    broker: Broker,
+    *,
+    sql: Sql | None = None,
+    source: Callable[[dict[Place, int]], LogSource] | None = None,
+    artifacts: ArtifactStore | None = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[Api]:
+    """Wires an api.
+
+    Args:
+        settings: The api's.
+        broker: For commands.
+        sql: Instead of the endpoint that the settings name.
+        source: Opens what is followed, given positions, instead of Kafka.
+        artifacts: Instead of the store that the settings name.
+        clock: Instead of the machine's.
+
+    Raises:
+        ValueError: The artifacts' URL or a password file can't be used.
+    """
+    model = ReadModel(settings.finished_max_count)
+    live = Live(
+        model,
+        stream_buffer_max_count=settings.stream_buffer_max_count,
+        stream_client_max_count=settings.stream_client_max_count,
+    )
+    commands = Commands(broker, clock or SystemClock(), settings.instance_id)
+
+    def kafka(begin: dict[Place, int]) -> LogSource:
+        return KafkaLog(settings.kafka(), prefix=settings.topic_prefix, group=GROUP, wants=followed, begin=begin)
+
+    async with AsyncExitStack() as opened:
+        if sql is None:
+            client = SqlClient(settings.sql_url, user=settings.sql_user, password=settings.sql_password())
+            sql = await opened.enter_async_context(client)
+        store = artifacts or settings.artifacts()
+        yield Api(settings, live, History(sql), commands, store, source or kafka)

@@ -1,0 +1,50 @@
+"""Limits and intervals, each a setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluice_observability.domain.retrying import Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPolicy:
+    """Limits of the sink."""
+
+    flush_interval_ms: int = 100
+    """A record waits at most so long for its batch; shorter makes more parts, which cost merges."""
+
+    batch_max_rows: int = 20_000
+    """Inserts of 10,000 to 100,000 rows are the engine's best; this one keeps a batch near 20 MB."""
+
+    batch_max_value_bytes: int = 32 * 1024 * 1024
+    """Bounds memory where records are large: three batches may exist at once."""
+
+    poll_max_messages: int = 5_000
+    """Records taken at a time, after which the limits above are looked at."""
+
+    positions_interval_ms: int = 1_000
+    """How old the completeness view may be while records arrive."""
+
+    group_commit_interval_ms: int = 5_000
+    """How old the positions for lag tools may be."""
+
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one query may take."""
+
+    time_s: int = 30
+    """An analyst's patience; a query holds one of few places."""
+
+    result_max_rows: int = 1_000_000
+    result_max_bytes: int = 128 * 1024 * 1024
+    """The answer is built in memory."""
+
+    memory_max_bytes: int = 1024 * 1024 * 1024
+    """The sink shares the process's memory."""
+
+    threads: int = 1
+    """More would make a query faster and take the sink's processor; a machine with more cores can give more."""

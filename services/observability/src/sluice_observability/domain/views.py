@@ -1,0 +1,121 @@
+"""What people see of pipelines: plain values, folded from events by `read_model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluice_contracts.messages.base import AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
+
+TERMINAL: frozenset[PipelineState] = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+
+
+@dataclass(slots=True)
+class TaskView:
+    """A task of a pipeline."""
+
+    task_id: str
+    objective: str
+    role: str
+    status: TaskStatus = "pending"
+    queue: str | None = None
+    agent_id: str | None = None
+    attempt: int = 0
+    retries: int = 0
+    turns: int = 0
+    summary: str = ""
+    problem: Problem | None = None
+    usage: Usage = field(default_factory=Usage)
+    artifacts: tuple[ArtifactRef, ...] = ()
+    updated_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class AgentView:
+    """An agent of a pipeline. While it runs, `turns` and `usage` are what its runners said; the end's are exact."""
+
+    agent_id: str
+    pipeline_id: str
+    tenant: str
+    task_id: str = ""
+    role: str = ""
+    queue: str = ""
+    state: AgentState = "CREATED"
+    attempt: int = 0
+    attempts_lost: int = 0
+    messages_refused: int = 0
+    runner_id: str | None = None
+    model: str | None = None
+    turns: int = 0
+    usage: Usage = field(default_factory=Usage)
+    last_problem: Problem | None = None
+    updated_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class QuestionView:
+    """A question that waits for an answer."""
+
+    question_id: str
+    agent_id: str
+    question: str
+    options: tuple[str, ...]
+    default: str | None
+    deadline_at_ms: int
+
+
+@dataclass(slots=True)
+class PipelineSummary:
+    """A pipeline in a list."""
+
+    pipeline_id: str
+    tenant: str
+    objective: str
+    state: PipelineState
+    reason: str
+    spawned_at_ms: int
+    updated_at_ms: int
+    tasks_total: int
+    tasks_succeeded: int
+    tasks_failed: int
+    questions_pending: int
+    labels: dict[str, str]
+
+
+@dataclass(slots=True)
+class PipelineView:
+    """A pipeline whole."""
+
+    pipeline_id: str
+    tenant: str
+    spawned: bool = False
+    objective: str = ""
+    state: PipelineState = "SPAWNED"
+    reason: str = ""
+    problem: Problem | None = None
+    spawned_at_ms: int = 0
+    updated_at_ms: int = 0
+    finished_at_ms: int | None = None
+    duration_ms: int | None = None
+    agents_used: int = 0
+    usage: Usage = field(default_factory=Usage)
+    dedupe_key: str | None = None
+    parent_pipeline_id: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    sequence: int = 0
+    tasks: dict[str, TaskView] = field(default_factory=dict)
+    agents: dict[str, AgentView] = field(default_factory=dict)
+    questions: dict[str, QuestionView] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in TERMINAL
+
+    def summary(self) -> PipelineSummary:
+        """The pipeline for a list."""
+        statuses = [task.status for task in self.tasks.values()]
+        return PipelineSummary(
+            self.pipeline_id, self.tenant, self.objective, self.state, self.reason, self.spawned_at_ms,
+            self.updated_at_ms, len(statuses), statuses.count("succeeded"), statuses.count("failed"),
+            len(self.questions), self.labels,
+        )  # fmt: skip

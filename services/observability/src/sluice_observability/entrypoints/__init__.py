@@ -1,0 +1,1 @@
+"""What starts a process, and what the outside calls."""

@@ -1,0 +1,143 @@
+"""What the routes have in common: parameters, problems, pages."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
+
+from fastapi import Query, Request
+
+from sluice_contracts.limits import IDENTIFIER_PATTERN
+from sluice_observability.bootstrap.api import Api
+from sluice_observability.domain.effects import Position
+from sluice_runtime.http import ProblemError
+
+RETRY_AFTER_S = 2
+"""A broker or store that restarts is back in a few seconds."""
+
+PAGE_MAX_COUNT = 1_000
+"""Entries of one page."""
+
+POLL_LOG_S = 0.05
+"""Between looks into the log for a position: half a flush interval of the sink."""
+
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,4})\"?\s*(?:$|[,;])", re.IGNORECASE)
+
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX_COUNT, description="Entries of the page.")]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Entries before the page.")]
+PipelineId = Annotated[str, Query(pattern=IDENTIFIER_PATTERN, description="The pipeline.")]
+After = Annotated[
+    str | None,
+    Query(
+        max_length=300,
+        description="A `Sluice-Position`: answer once what happened there, and what a command there caused, is seen.",
+    ),
+]
+
+
+@dataclass(slots=True)
+class Page(Generic[T]):
+    """A part of a list. `next_offset` is None at its end."""
+
+    items: Sequence[T]
+    next_offset: int | None
+
+
+def page(items: Sequence[T], limit: int, offset: int) -> Page[T]:
+    """Makes a page of a list that was asked for one entry more than the limit."""
+    return Page(items[:limit], offset + limit if len(items) > limit else None)
+
+
+def of(request: Request) -> Api:
+    """The wired api of a request."""
+    api: Api = request.app.state.api
+    return api
+
+
+def wait_asked_s(request: Request, limit_s: int) -> int:
+    """What `Prefer: wait=N` asks for (RFC 7240 §4.3), bounded; 0 where it is not asked."""
+    match = _WAIT.search(request.headers.get("prefer", ""))
+    return 0 if match is None else min(int(match[1]), limit_s)
+
+
+def position_of(text: str) -> Position:
+    """A position from a request.
+
+    Raises:
+        ProblemError: It is none.
+    """
+    try:
+        return Position.parse(text)
+    except ValueError as error:
+        raise ProblemError(422, "invalid_position", f"after: {error}", field="after") from None
+
+
+async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
+    """Waits for a position, if one is given.
+
+    Args:
+        api: The api.
+        after: The position.
+        in_log: Whether the answer is read from the log, which has to come as far as the read model.
+
+    Raises:
+        ProblemError: It is not reached in time.
+    """
+    if after is None:
+        return
+    position = position_of(after)
+    limit_s = api.settings.after_wait_max_s
+    live = api.live
+    if live.before_start(position) and not live.reached(position):
+        found = await api.history.command(position)
+        if found is not None:
+            live.remember(*found)
+    reached = await live.wait_until(lambda: live.reached(position), limit_s)
+    if reached and in_log:
+        reached = await _in_log(api, live.horizon(position), limit_s)
+    if not reached:
+        raise ProblemError(
+            503,
+            "position_not_reached",
+            f"nothing tells yet that {position} took effect; ask again, or without after",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+            limit=f"{limit_s} s",
+        )
+
+
+async def _in_log(api: Api, horizon: Position, limit_s: int) -> bool:
+    try:
+        async with asyncio.timeout(limit_s):
+            while not await api.history.has(horizon):  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(POLL_LOG_S)
+    except TimeoutError:
+        return False
+    return True
+
+
+def away(what: str, error: Exception) -> ProblemError:
+    """The problem of a broker or store that does not answer."""
+    return ProblemError(
+        503,
+        f"{what}_unavailable",
+        f"the {what} did not answer; try again ({type(error).__name__})",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+async def on_store_unavailable(request: Request, error: Exception) -> NoReturn:
+    """Makes the problem of a question to the past that was not answered."""
+    raise away("log", error)
+
+
+def not_found(thing: str, name: str, hint: str) -> ProblemError:
+    """The problem of a thing that there is not."""
+    return ProblemError(404, f"{thing}_not_found", f"{thing} {name[:128]!r} is not known; {hint}")
+
+
+Row = dict[str, Any]

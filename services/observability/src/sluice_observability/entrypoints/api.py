@@ -1,0 +1,66 @@
+"""The process `api`: HTTP and the live stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from fastapi import FastAPI
+
+from sluice_observability.bootstrap.api import Api, open_api
+from sluice_observability.entrypoints import reading, stream, writing
+from sluice_observability.entrypoints.answers import on_store_unavailable
+from sluice_observability.ports import StoreUnavailable
+from sluice_observability.settings import ApiSettings
+from sluice_runtime.http import Readiness, build_app, serve
+from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.metrics import Metrics
+
+SERVICE = "observability-api"
+
+
+def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
+    """The application of a wired api."""
+    app = build_app(
+        "Sluice",
+        readiness,
+        metrics,
+        description="Pipelines of agents: commands, what lives, what happened.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.api = api
+    app.add_exception_handler(StoreUnavailable, on_store_unavailable)
+    app.include_router(writing.router)
+    app.include_router(reading.router)
+    app.include_router(stream.router)
+    return app
+
+
+async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
+    """Runs the api until `stop` is set."""
+    metrics = Metrics(SERVICE, settings.instance_id)
+    readiness = Readiness("history")
+    client_id = f"{SERVICE}-{settings.instance_id}"
+    async with (
+        KafkaBroker(settings.kafka(), prefix=settings.topic_prefix, client_id=client_id) as broker,
+        open_api(settings, broker) as api,
+    ):
+        loaded = asyncio.Event()
+        following = asyncio.create_task(api.follow(stop, loaded))
+        app = build(api, readiness, metrics)
+        async with serve(app, host=settings.http_host, port=settings.http_port):
+            ready = asyncio.create_task(loaded.wait())
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait({ready, following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if loaded.is_set():
+                readiness.met("history")
+            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for waiting in (ready, stopped):
+                waiting.cancel()
+            if not stop.is_set():
+                await following
+        if not loaded.is_set():
+            following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following

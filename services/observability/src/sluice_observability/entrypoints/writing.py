@@ -1,0 +1,187 @@
+"""POST: what people ask of the spawner. Each route writes one command and answers 202 with its position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from sluice_contracts.messages import Message
+from sluice_contracts.messages.base import Identifier
+from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCancel, PipelineSpawn, PipelineTick
+from sluice_observability.bootstrap.api import Api
+from sluice_observability.domain.views import PipelineView
+from sluice_observability.entrypoints.answers import away, of, wait_asked_s
+from sluice_observability.handlers.commands import Sent
+from sluice_observability.ports import StoreUnavailable
+from sluice_runtime.broker import BrokerUnavailable
+from sluice_runtime.http import ProblemError
+
+router = APIRouter(tags=["commands"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="Sent again, it asks for the same."),
+]
+
+
+class Strict(BaseModel):
+    """A request's body: what it does not know is refused, so that a typing error is not a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SpawnRequest(PipelineSpawn):
+    """A plan, and whose it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: Identifier = "default"
+
+
+class AboutPipeline(Strict):
+    """Names a pipeline."""
+
+    pipeline_id: Identifier
+    tenant: Identifier | None = Field(default=None, description="Default: the pipeline's own.")
+
+
+class CancelRequest(AboutPipeline, PipelineCancel):
+    """Which pipeline, and why."""
+
+
+class AnswerRequest(AboutPipeline, PipelineAnswer):
+    """Which question, and the answer."""
+
+
+class TickRequest(AboutPipeline):
+    """Which pipeline."""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """The command is durable. `state` is the pipeline's, where the command's effect was waited for and came."""
+
+    pipeline_id: str
+    command_id: str
+    position: str
+    state: str | None = None
+
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "It was waited for, and it happened; or its key names a pipeline that there is already."},
+    422: {
+        "description": "The request breaks the contract, or the spawner refused it: the problem names field and limit."
+    },
+    503: {"description": "Kafka is away: whether the command was written is not known. Send it again with its key."},
+}
+
+
+@router.post("/api/spawn", status_code=202, responses=_ANSWERS, summary="Start a pipeline")
+@router.post("/runs", status_code=202, responses=_ANSWERS, summary="Start a pipeline")
+async def spawn(
+    request: Request, response: Response, body: SpawnRequest, idempotency_key: IdempotencyKey = None
+) -> Accepted:
+    """Starts a pipeline. The same tenant and key (in the body or as Idempotency-Key) name the same pipeline."""
+    if idempotency_key is not None and body.dedupe_key not in (None, idempotency_key):
+        raise ProblemError(
+            422, "two_keys", "dedupe_key and Idempotency-Key differ; give one of them", field="dedupe_key"
+        )
+    given = body.model_dump(exclude={"tenant"}, exclude_unset=True)
+    data = PipelineSpawn.model_validate({**given, "dedupe_key": body.dedupe_key or idempotency_key})
+    api = of(request)
+    sent = await _sent(api.commands.spawn(data, body.tenant, request.headers.get("traceparent")))
+    # A key may name a pipeline of the past: then nothing will happen, and there is nothing to wait for.
+    first = None if data.dedupe_key is None else await _first(api, sent.pipeline_id)
+    return await _answer(api, request, response, sent, first)
+
+
+@router.post("/api/pipeline/cancel", status_code=202, responses=_ANSWERS, summary="End a pipeline")
+async def cancel(
+    request: Request, response: Response, body: CancelRequest, idempotency_key: IdempotencyKey = None
+) -> Accepted:
+    """Ends a pipeline; its agents are stopped."""
+    return await _command(request, response, body, PipelineCancel(reason=body.reason), idempotency_key)
+
+
+@router.post("/api/pipeline/answer", status_code=202, responses=_ANSWERS, summary="Answer a question")
+async def answer(
+    request: Request, response: Response, body: AnswerRequest, idempotency_key: IdempotencyKey = None
+) -> Accepted:
+    """Answers a pending question. The first answer counts."""
+    data = PipelineAnswer(question_id=body.question_id, answer=body.answer)
+    return await _command(request, response, body, data, idempotency_key)
+
+
+@router.post("/api/pipeline/tick", status_code=202, responses=_ANSWERS, summary="Look at a pipeline again")
+async def tick(
+    request: Request, response: Response, body: TickRequest, idempotency_key: IdempotencyKey = None
+) -> Accepted:
+    """Has a pipeline looked at again now. Where nothing is due there is nothing to wait for."""
+    return await _command(request, response, body, PipelineTick(), idempotency_key)
+
+
+async def _command(
+    request: Request, response: Response, about: AboutPipeline, data: Message, key: str | None
+) -> Accepted:
+    api = of(request)
+    view = api.live.model.pipeline(about.pipeline_id)
+    tenant = about.tenant or (view.tenant if view is not None else "default")
+    work = api.commands.send(data, about.pipeline_id, tenant, key, request.headers.get("traceparent"))
+    return await _answer(api, request, response, await _sent(work))
+
+
+async def _first(api: Api, pipeline_id: str) -> PipelineView | None:
+    try:
+        return api.live.model.pipeline(pipeline_id) or await api.history.pipeline(pipeline_id)
+    except StoreUnavailable:
+        return None  # the command is written: whoever waits, waits for what happens now
+
+
+async def _sent(work: Any) -> Sent:
+    try:
+        sent: Sent = await work
+    except BrokerUnavailable as error:
+        raise away("broker", error) from error
+    except ValueError as error:
+        raise ProblemError(413, "message_too_large", f"{error}; put large texts into artifacts", field="body") from None
+    return sent
+
+
+async def _answer(
+    api: Api, request: Request, response: Response, sent: Sent, first: PipelineView | None = None
+) -> Accepted:
+    position = str(sent.position)
+    response.headers["Sluice-Position"] = position
+    response.headers["Location"] = f"/runs/{sent.pipeline_id}/status"
+    accepted = Accepted(sent.pipeline_id, sent.command_id, position)
+    wait_s = wait_asked_s(request, api.settings.wait_max_s)
+    if not wait_s:
+        return accepted
+    response.headers["Preference-Applied"] = f"wait={wait_s}"
+    live = api.live
+
+    def is_answered() -> bool:
+        return first is not None or live.effects.answered(sent.command_id) or live.reached(sent.position)
+
+    if not await live.wait_until(is_answered, wait_s):
+        return accepted
+    refused = live.refusal(sent.command_id)
+    if refused is not None:
+        problem = refused.problem
+        raise ProblemError(
+            422,
+            problem.code,
+            problem.detail,
+            headers={"Sluice-Position": position},
+            field=problem.field,
+            limit=problem.limit,
+            pipeline_id=sent.pipeline_id,
+            command_id=sent.command_id,
+        )
+    view = live.model.pipeline(sent.pipeline_id) or first
+    accepted.state = None if view is None else view.state
+    response.status_code = 200
+    return accepted

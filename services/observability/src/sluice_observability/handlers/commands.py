@@ -1,0 +1,80 @@
+"""Commands from HTTP onto `pipeline.commands`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sluice_contracts import codec, ids
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import Message
+from sluice_contracts.messages.pipeline import PipelineSpawn
+from sluice_contracts.topics import PIPELINE_COMMANDS, Principal
+from sluice_observability.domain.effects import Position
+from sluice_runtime.broker import Broker
+from sluice_runtime.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command that is durable on its topic."""
+
+    command_id: str
+    pipeline_id: str
+    position: Position
+
+
+class Commands:
+    """Writes commands.
+
+    Args:
+        new_id: Makes the ids of commands that nobody gave a key.
+    """
+
+    def __init__(
+        self, broker: Broker, clock: Clock, instance_id: str, new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._source = f"{Principal.OBSERVABILITY}/{instance_id}"
+        self._new_id = new_id
+
+    async def spawn(self, data: PipelineSpawn, tenant: str, traceparent: str | None) -> Sent:
+        """Asks for a pipeline. With a dedupe key a second call gives the first pipeline's id.
+
+        Raises:
+            BrokerUnavailable: Whether it was written is not known; with a key it may be sent again.
+        """
+        key = data.dedupe_key
+        pipeline_id = self._new_id() if key is None else ids.pipeline_id(tenant, key)
+        return await self.send(data, pipeline_id, tenant, key, traceparent)
+
+    async def send(
+        self, data: Message, pipeline_id: str, tenant: str, key: str | None, traceparent: str | None
+    ) -> Sent:
+        """Sends a command about a pipeline. The same command with the same key has the same id.
+
+        Raises:
+            BrokerUnavailable: Whether it was written is not known; with a key it may be sent again.
+        """
+        if key is None:
+            command_id = self._new_id()
+        else:
+            content = sha256(data.model_dump_json().encode()).hexdigest()
+            command_id = ids.derived_id("command", tenant, pipeline_id, data.type, key, content)
+        event = CloudEvent(
+            id=command_id,
+            source=self._source,
+            tenant=tenant,
+            subject=pipeline_id,
+            time_ms=self._clock.now_ms(),
+            data=data,
+            traceparent=traceparent,
+        )
+        record = codec.encode(event, topic=PIPELINE_COMMANDS.name, key=pipeline_id)
+        count = await self._broker.partitions(PIPELINE_COMMANDS.name)
+        partition = self._broker.partition_for(pipeline_id.encode(), count)
+        offset = await self._broker.append(record, partition)
+        return Sent(command_id, pipeline_id, Position(PIPELINE_COMMANDS.name, partition, offset))

@@ -1,0 +1,197 @@
+"""The past, by SQL: what the read model does not hold, folded by the same fold, and lists for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.limits import IDENTIFIER_PATTERN
+from sluice_contracts.messages import Message, registry
+from sluice_observability.domain.effects import Command, Position
+from sluice_observability.domain.places import Place
+from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.domain.views import AgentView, PipelineView
+from sluice_observability.handlers.questions import POSITIONS_QUERY
+from sluice_observability.ports import Sql
+
+PIPELINES_PER_QUERY = 100
+"""Their events must fit into one answer of the endpoint."""
+
+_FOLDED = "(topic = 'pipeline.events' OR startsWith(topic, 'agent.events.'))"
+_EVENT = (
+    "type, type_version, event_id, source, tenant, pipeline_id, causation_id, sequence, payload,"
+    " toUnixTimestamp64Milli(event_time) AS time_ms, topic, partition, offset"
+)
+_IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
+_ENDS = "('pipeline.completed', 'pipeline.failed', 'pipeline.cancelled')"
+
+
+class History:
+    """Questions to the event log. Every method raises `StoreUnavailable` when it is not answered."""
+
+    def __init__(self, sql: Sql) -> None:
+        self._sql = sql
+
+    async def positions(self) -> dict[Place, int]:
+        """How far the log has come."""
+        found = await self._sql.rows(POSITIONS_QUERY)
+        return {
+            Place(row["topic"], row["incarnation"], int(row["partition"])): int(row["next_offset"]) for row in found
+        }
+
+    async def living_events(self) -> AsyncIterator[list[CloudEvent[Message]]]:
+        """All events of the pipelines that have no end in the log, each pipeline's in order."""
+        query = (
+            "SELECT pipeline_id FROM log WHERE topic = 'pipeline.events' GROUP BY tenant, pipeline_id"
+            f" HAVING countIf(type = 'pipeline.spawned') > 0 AND countIf(type IN {_ENDS}) = 0 ORDER BY min(event_time)"
+        )
+        # An id of another form is an invalid record's; it would be no array element either.
+        living = [row["pipeline_id"] for row in await self._sql.rows(query) if _IDENTIFIER.match(row["pipeline_id"])]
+        for start in range(0, len(living), PIPELINES_PER_QUERY):
+            yield await self._events_of(living[start : start + PIPELINES_PER_QUERY])
+
+    async def pipeline(self, pipeline_id: str) -> PipelineView | None:
+        """A pipeline of the past."""
+        model = ReadModel(1)
+        for event in await self._events_of([pipeline_id]):
+            model.apply(event)
+        return model.pipeline(pipeline_id)
+
+    async def agent(self, agent_id: str) -> AgentView | None:
+        """An agent of the past."""
+        query = (
+            "SELECT pipeline_id FROM log WHERE topic = 'pipeline.events' AND type = 'agent.created'"
+            " AND agent_id = {agent:String} LIMIT 1"
+        )
+        found = await self._sql.rows(query, {"agent": agent_id})
+        view = await self.pipeline(found[0]["pipeline_id"]) if found else None
+        return None if view is None else view.agents.get(agent_id)
+
+    async def _events_of(self, pipelines: Sequence[str]) -> list[CloudEvent[Message]]:
+        query = (
+            f"SELECT {_EVENT} FROM log WHERE pipeline_id IN {{pipelines:Array(String)}} AND {_FOLDED}"
+            " ORDER BY tenant, pipeline_id, append_time, topic, partition, offset"
+        )
+        found = await self._sql.rows(query, {"pipelines": _array(pipelines)})
+        return [event for row in found if (event := _event(row)) is not None]
+
+    async def command(self, position: Position) -> tuple[Command, bool] | None:
+        """The command at a position, and whether an event of the spawner tells that it was decided."""
+        query = (
+            "SELECT event_id, type, pipeline_id FROM log WHERE topic = {topic:String}"
+            " AND partition = {partition:UInt32} AND offset = {offset:UInt64} ORDER BY ingest_time DESC LIMIT 1"
+        )
+        found = await self._sql.rows(query, _place(position))
+        if not found:
+            return None
+        row = found[0]
+        command = Command(row["event_id"], row["type"], row["pipeline_id"], position.partition, position.offset)
+        query = (
+            "SELECT 1 FROM log WHERE pipeline_id = {pipeline:String} AND topic = 'pipeline.events'"
+            " AND causation_id = {id:String} LIMIT 1"
+        )
+        decided = await self._sql.rows(query, {"pipeline": command.pipeline_id, "id": command.id})
+        return command, bool(decided)
+
+    async def has(self, position: Position) -> bool:
+        """Whether the log has come beyond a position. As in `POSITIONS_QUERY`, only the newest rows are looked at."""
+        at = "topic = {topic:String} AND partition = {partition:UInt32}"
+        query = (
+            f"SELECT 1 FROM positions WHERE {at} AND consumed_through > {{offset:UInt64}}"
+            f" UNION ALL SELECT 1 FROM log WHERE {at} AND offset >= {{offset:UInt64}}"
+            " AND ingest_time > (SELECT max(recorded_at) FROM positions) LIMIT 1"
+        )
+        return bool(await self._sql.rows(query, _place(position)))
+
+    async def events(self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int) -> list[dict[str, Any]]:
+        """Events of a pipeline, in order, with their data as text."""
+        query = (
+            "SELECT event_id AS id, type, source, tenant, pipeline_id, causation_id,"
+            " toUnixTimestamp64Milli(event_time) AS time_ms, sequence, agent_id, task_id, attempt, turn, payload,"
+            " concat(topic, '/', toString(partition), '/', toString(offset)) AS position"
+            " FROM events WHERE pipeline_id = {pipeline:String}"
+            " AND (empty({types:Array(String)}) OR type IN {types:Array(String)})"
+            " ORDER BY append_time, topic, partition, offset LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+        )
+        given = {"pipeline": pipeline_id, "types": _array(types), "limit": str(limit), "skip": str(offset)}
+        return await self._sql.rows(query, given)
+
+    async def story(self, pipeline_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
+        """What happened in a pipeline, line by line."""
+        query = (
+            "SELECT position, toUnixTimestamp64Milli(at) AS time_ms, actor, what, type FROM pipeline_story"
+            " WHERE pipeline_id = {pipeline:String} ORDER BY position LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+        )
+        return await self._sql.rows(query, {"pipeline": pipeline_id, "limit": str(limit), "skip": str(offset)})
+
+    async def errors(
+        self, *, pipeline_id: str | None, tenant: str | None, code: str | None, limit: int, offset: int
+    ) -> list[dict[str, Any]]:
+        """Events that carry a problem, newest first."""
+        query = (
+            "SELECT tenant, pipeline_id, toUnixTimestamp64Milli(event_time) AS time_ms, type, code, detail, agent_id,"
+            " task_id, attempt, event_id FROM errors"
+            f" WHERE {_conditions(pipeline_id=pipeline_id, tenant=tenant, code=code)}"
+            " ORDER BY event_time DESC LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+        )
+        given = _given(pipeline_id=pipeline_id, tenant=tenant, code=code)
+        return await self._sql.rows(query, {**given, "limit": str(limit), "skip": str(offset)})
+
+    async def dead_letters(
+        self, *, topic: str | None, reason: str | None, limit: int, offset: int
+    ) -> list[dict[str, Any]]:
+        """Refused records, newest first."""
+        query = (
+            "SELECT toUnixTimestamp64Milli(refused_at) AS time_ms, topic, partition, offset, reason, detail,"
+            " refused_by, original_type, original_source, key, leftUTF8(payload, 2000) AS payload,"
+            " leftUTF8(hex(raw), 2000) AS raw_hex, value_bytes, letter_id,"
+            " concat(letter_topic, '/', toString(letter_partition), '/', toString(letter_offset)) AS position"
+            f" FROM dead_letters WHERE {_conditions(topic=topic, reason=reason)}"
+            " ORDER BY refused_at DESC, letter_offset DESC LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+        )
+        given = _given(topic=topic, reason=reason)
+        return await self._sql.rows(query, {**given, "limit": str(limit), "skip": str(offset)})
+
+
+def _event(row: Mapping[str, Any]) -> CloudEvent[Message] | None:
+    """An event as the log has it; None for what no reader accepts."""
+    cls = registry().get((row["type"], int(row["type_version"])))
+    if cls is None:
+        return None
+    try:
+        data = cls.model_validate_json(row["payload"])
+    except ValidationError:
+        return None
+    return CloudEvent(
+        id=row["event_id"],
+        source=row["source"],
+        tenant=row["tenant"],
+        subject=row["pipeline_id"],
+        time_ms=int(row["time_ms"]),
+        data=data,
+        causation_id=row["causation_id"] or None,
+        sequence=None if row["sequence"] is None else int(row["sequence"]),
+    )
+
+
+def _place(position: Position) -> dict[str, str]:
+    return {"topic": position.topic, "partition": str(position.partition), "offset": str(position.offset)}
+
+
+def _array(names: Sequence[str]) -> str:
+    """An array parameter's text. Identifiers only: they need no quoting, so there is none to get wrong."""
+    assert all(_IDENTIFIER.match(name) for name in names)
+    return "[" + ",".join(f"'{name}'" for name in names) + "]"
+
+
+def _conditions(**wanted: str | None) -> str:
+    """Columns that must have the values given as parameters of the same names."""
+    return " AND ".join([f"{name} = {{{name}:String}}" for name, value in wanted.items() if value is not None]) or "1"
+
+
+def _given(**wanted: str | None) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if value is not None}

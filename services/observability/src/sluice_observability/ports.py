@@ -1,0 +1,170 @@
+"""What the store and the api need from outside, as shapes. Adapters implement them; tests bring doubles."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sluice_observability.domain.places import Gap, Place, Progress
+
+Header = tuple[str, bytes | None]
+
+
+class StoreUnavailable(Exception):
+    """The database or the broker did not do what was asked. Nothing is known to be wrong with the data: try again."""
+
+
+class QueryRefused(Exception):
+    """A query was refused or failed. Tell whoever asked.
+
+    Attributes:
+        code: ClickHouse's error code.
+        message: ClickHouse's message, in its form.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(message)
+
+
+class FetchedMessage(Protocol):
+    """A record as the Kafka client hands it out; converting it to another object would cost as much as reading it."""
+
+    def topic(self) -> str:
+        """The topic, with the installation's prefix."""
+        ...
+
+    def partition(self) -> int:
+        """The partition."""
+        ...
+
+    def offset(self) -> int:
+        """The offset."""
+        ...
+
+    def timestamp(self) -> tuple[int, int]:
+        """The kind of the timestamp, and milliseconds since the Unix epoch."""
+        ...
+
+    def key(self) -> bytes | None:
+        """The key."""
+        ...
+
+    def value(self) -> bytes | None:
+        """The value."""
+        ...
+
+    def headers(self) -> Sequence[Header] | None:
+        """The headers, in their order."""
+        ...
+
+
+class LogSource(Protocol):
+    """Reads every partition of every wanted topic, in each partition's order, without a consumer group."""
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, str]]:
+        """By Kafka's topic name: the name without prefix, and the incarnation under which it is being read."""
+        ...
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[FetchedMessage]:
+        """Returns what arrived; empty after the timeout. A broker that is away is waited for, not raised."""
+        ...
+
+    def stale_topics(self, incarnations: Mapping[str, str]) -> Collection[str]:
+        """Asks the broker which of these topics (without prefix) are another incarnation by now.
+
+        Raises:
+            StoreUnavailable: The broker did not answer.
+        """
+        ...
+
+    def reread(self, topics: Collection[str]) -> None:
+        """Has these topics (without prefix) looked up again: they were deleted and made anew."""
+        ...
+
+    def progress(self) -> Sequence[Progress]:
+        """How far every partition was handed out by `poll`, and where it ends."""
+        ...
+
+    def take_gaps(self) -> Sequence[Gap]:
+        """The gaps found since the last call."""
+        ...
+
+    def publish_position(self, positions: Mapping[Place, int]) -> None:
+        """Commits positions to a group for lag tools; nothing is ever read back from there. Never fails."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a query: bytes in the asked format."""
+
+    body: bytes
+    format: str
+
+
+class Database(Protocol):
+    """ClickHouse, embedded or a server. Synchronous: use it from threads.
+
+    What it would refuse again (wrong SQL, data that it cannot read) leaves as the client's own error: a defect.
+    """
+
+    def insert(self, table: str, rows: Any) -> None:
+        """Inserts a `pyarrow.Table` as one block: all rows become visible at once, or none.
+
+        Raises:
+            StoreUnavailable: The outcome is unknown: ask before trying again.
+        """
+        ...
+
+    def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Runs a query that we wrote, with the sink's rights.
+
+        Raises:
+            StoreUnavailable: It was not answered.
+        """
+        ...
+
+    def command(self, statement: str) -> None:
+        """Runs a statement that changes something.
+
+        Raises:
+            StoreUnavailable: It was not done.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the connection."""
+        ...
+
+
+class ReadOnlyDatabase(Protocol):
+    """What analysts may reach."""
+
+    def query(self, sql: str, *, default_format: str, parameters: Mapping[str, str], database: str | None) -> Answer:
+        """Runs one read-only statement within the limits.
+
+        Raises:
+            QueryRefused: It is not read-only, is not one statement, breaks a limit, or is wrong.
+        """
+        ...
+
+
+class Sql(Protocol):
+    """SQL over the past, for the api: the store's endpoint or a server."""
+
+    async def rows(self, query: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Runs a query with parameters written `{name:Type}`.
+
+        Raises:
+            StoreUnavailable: It was not answered.
+            QueryRefused: It is wrong, and will be refused again.
+        """
+        ...

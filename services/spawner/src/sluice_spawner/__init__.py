@@ -1,0 +1,1 @@
+"""Decides: pipelines, tasks, agents, leases, timers."""

@@ -1,0 +1,1 @@
+"""What stands between the spawner's decisions and the world."""

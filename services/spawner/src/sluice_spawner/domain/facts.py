@@ -1,0 +1,91 @@
+"""Facts that are on no topic: what the spawner decided, or took in, and nobody else needs to hear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sluice_contracts.ids import derived_id
+from sluice_contracts.messages.base import Message, Problem
+
+ADVANCE_TIMER = "advance"
+RETENTION_TIMER = "retention"
+
+
+def spawn_timer(agent_id: str) -> str:
+    """The name of the timer that waits for a runner to take an attempt; its generation is the attempt."""
+    return f"spawn:{agent_id}"
+
+
+def task_timer(agent_id: str) -> str:
+    """The name of the timer of a task's deadline."""
+    return f"task:{agent_id}"
+
+
+def question_timer(question_id: str) -> str:
+    """The name of the timer of a question's deadline."""
+    return f"question:{question_id}"
+
+
+def question_id_of(pipeline_id: str, agent_id: str, request_id: str, turn: int) -> str:
+    """The id of a question.
+
+    An attempt that asks again after a crash has as many turns finished as the one before it, so it meets its question;
+    a request id that a model uses again in a later turn makes a new one.
+    """
+    return derived_id("question", pipeline_id, agent_id, request_id, turn)
+
+
+class StartsDeferred(Message):
+    """More tasks may start than one decision hands out; a timer goes on at once."""
+
+    type: ClassVar[str] = "starts.deferred"
+
+
+class QuestionDeclined(Message):
+    """A question will have no answer; the agent is told why."""
+
+    type: ClassVar[str] = "question.declined"
+    question_id: str
+    agent_id: str
+    problem: Problem
+
+
+class DeadlinePassed(Message):
+    """A timer has done its work."""
+
+    type: ClassVar[str] = "deadline.passed"
+    name: str
+
+
+class InputRefused(Message):
+    """An input was refused; if it comes again, nobody needs to hear of it again."""
+
+    type: ClassVar[str] = "input.refused"
+
+
+class RetentionEnded(Message):
+    """A finished pipeline is forgotten."""
+
+    type: ClassVar[str] = "retention.ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that has happened to one pipeline, in its order.
+
+    Attributes:
+        message: A message that was emitted, or an input that was accepted.
+        time_ms: When it was decided.
+        cause_id: The id of the input that was being decided.
+        tenant: The pipeline's.
+        sequence: Of an emitted message.
+        traceparent: Of the cause.
+    """
+
+    message: Message
+    time_ms: int
+    cause_id: str
+    tenant: str
+    sequence: int | None = None
+    traceparent: str | None = None

@@ -1,0 +1,154 @@
+"""Commands about pipelines, and the timers of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sluice_contracts import ids
+from sluice_contracts.envelope import SYSTEM_TENANT
+from sluice_contracts.messages.pipeline import (
+    PipelineAnswer,
+    PipelineCancel,
+    PipelineSpawn,
+    PipelineSpawned,
+    PipelineStateChanged,
+    PipelineTick,
+)
+from sluice_runtime.deciding import TimerDue
+from sluice_spawner.domain import attempts, ending, planning, questions, redacting, tasks
+from sluice_spawner.domain.building import DecisionBuilder
+from sluice_spawner.domain.errors import SpawnRefused
+from sluice_spawner.domain.facts import (
+    ADVANCE_TIMER,
+    RETENTION_TIMER,
+    DeadlinePassed,
+    RetentionEnded,
+    question_timer,
+    spawn_timer,
+    task_timer,
+)
+
+
+def spawn(builder: DecisionBuilder, message: PipelineSpawn) -> None:
+    """Starts a pipeline, or refuses its plan. One of this id that lives, or has ended, *is* the one that is meant."""
+    owner = _owner(builder)
+    if owner is not None:
+        if owner != builder.cause.tenant:
+            taken = SpawnRefused(
+                f"pipeline id {builder.pipeline_id} is taken; choose another, or spawn with a dedupe key",
+                code="pipeline_id_taken",
+            )
+            builder.refuse(taken.problem())
+        return
+    message = redacting.spawn(message)
+    try:
+        planning.check(message, pipeline_id=builder.pipeline_id, tenant=builder.cause.tenant, roles=builder.roles)
+    except SpawnRefused as refused:
+        builder.refuse(refused.problem())
+        return
+    builder.publish(
+        PipelineSpawned(plan=message.plan, dedupe_key=message.dedupe_key, parent_pipeline_id=message.parent_pipeline_id)
+    )
+    builder.publish(PipelineStateChanged(from_state="SPAWNED", to_state="RUNNING", reason="the plan was checked"))
+    tasks.advance(builder)
+
+
+def cancel(builder: DecisionBuilder, message: PipelineCancel) -> None:
+    """Ends a living pipeline."""
+    if _lives(builder):
+        ending.cancel(builder, redacting.cancel(message).reason)
+
+
+def answer(builder: DecisionBuilder, message: PipelineAnswer) -> None:
+    """Answers a question of a living pipeline."""
+    if _lives(builder):
+        questions.answer(builder, redacting.answer(message))
+
+
+def tick(builder: DecisionBuilder, message: PipelineTick) -> None:
+    """Looks at a living pipeline again (P12): what is due is done, what may start is started."""
+    if builder.view.find_finished() is not None or not _lives(builder):
+        return
+    for task_id in builder.view.plan().task_ids:
+        agent_id = ids.agent_id(builder.pipeline_id, task_id)
+        agent = builder.view.find_agent(agent_id)
+        if agent is not None:
+            due = [question_timer(question_id) for question_id in agent.pending]
+            for name in (*due, task_timer(agent_id), spawn_timer(agent_id)):
+                _fire_if_due(builder, name)
+    tasks.advance(builder)
+
+
+def _lives(builder: DecisionBuilder) -> bool:
+    """Whether the commanded pipeline lives; if not, the command is refused, unless it was obeyed before.
+
+    Another tenant's pipeline is unknown; a command of the installation itself reaches all.
+    """
+    owner, finished = _owner(builder), builder.view.find_finished()
+    if owner is None or builder.cause.tenant not in (owner, SYSTEM_TENANT):
+        refused = SpawnRefused(
+            f"tenant {builder.cause.tenant} has no pipeline {builder.pipeline_id}, or it ended too long ago; see the "
+            f"active pipelines",
+            code="unknown_pipeline",
+        )
+        builder.refuse(refused.problem())
+        return False
+    if finished is not None:
+        if builder.cause.id not in finished.commands:
+            refused = SpawnRefused(
+                f"pipeline {builder.pipeline_id} has ended as {finished.state}; spawn another", code="pipeline_ended"
+            )
+            builder.refuse(refused.problem())
+        return False
+    return True
+
+
+def _owner(builder: DecisionBuilder) -> str | None:
+    """The tenant of the pipeline, living or ended."""
+    plan, finished = builder.view.find_plan(), builder.view.find_finished()
+    if plan is not None:
+        return plan.tenant
+    return None if finished is None else finished.tenant
+
+
+# Timers
+
+
+def timer_due(builder: DecisionBuilder, message: TimerDue) -> None:
+    """A timer fired. One that was deleted or set anew meanwhile is ignored."""
+    timer = builder.view.find_timer(message.name)
+    if timer is not None and timer.generation == message.generation:
+        _fire(builder, message.name)
+
+
+def _fire_if_due(builder: DecisionBuilder, name: str) -> None:
+    if builder.view.find_plan() is None:
+        return  # what fired before ended the pipeline
+    timer = builder.view.find_timer(name)
+    if timer is not None and timer.due_at_ms <= builder.now_ms:
+        _fire(builder, name)
+
+
+def _fire(builder: DecisionBuilder, name: str) -> None:
+    kind, _, subject = name.partition(":")
+    if kind != RETENTION_TIMER:
+        builder.accept(DeadlinePassed(name=name))
+    _TIMERS[kind](builder, subject)
+
+
+def _advance(builder: DecisionBuilder, subject: str) -> None:
+    tasks.advance(builder)
+
+
+def _forget(builder: DecisionBuilder, subject: str) -> None:
+    builder.accept(RetentionEnded())
+
+
+_TIMERS: dict[str, Callable[[DecisionBuilder, str], None]] = {
+    spawn_timer("").rstrip(":"): attempts.untaken,
+    task_timer("").rstrip(":"): attempts.overdue,
+    question_timer("").rstrip(":"): questions.deadline_passed,
+    ADVANCE_TIMER: _advance,
+    RETENTION_TIMER: _forget,
+}
+"""By the first part of a timer's name; the rest says whose it is."""

@@ -1,0 +1,73 @@
+"""What an operator may set of the spawner's decisions, and the limits that nobody may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+AGENT_RUN_MAX_BYTES = 64 * 1024
+"""An `agent.run` stays below this: it is written for every attempt, and read by runners that hold hundreds."""
+
+TASK_MAX_BYTES = 36 * 1024
+"""What of an `agent.run` is fixed by the plan (task, objective, inputs). A plan with more is refused."""
+
+ANSWER_MAX_BYTES = 4 * 1024
+"""One answer as JSON. `QUESTIONS_PER_AGENT_MAX_COUNT` of them must fit into an `agent.run`."""
+
+QUESTIONS_PER_AGENT_MAX_COUNT = 4
+"""Questions of one agent that are pending, or answered and not yet seen in a finished turn."""
+
+QUESTION_MAX_BYTES = 64 * 1024
+"""A request with its options; it stands in one `question.asked`."""
+
+PLAN_MAX_BYTES = 192 * 1024
+"""A plan as we write it (names of dependencies are edges by then): `pipeline.spawned` carries it with its envelope."""
+
+OUTCOME_MAX_BYTES = 16 * 1024
+"""A task's summary and artifacts as they are kept: they ride in state and in the records of later tasks."""
+
+REPORT_MAX_BYTES = 128 * 1024
+"""All outcomes of a `pipeline.reported`, shortened evenly if they are more."""
+
+STARTS_PER_DECISION_MAX_COUNT = 16
+"""Attempts handed out by one decision: 16 records of at most 64 KiB keep it near 1 MiB. A timer brings the rest."""
+
+REMEMBERED_REFUSALS_MAX_COUNT = 64
+"""Refused inputs that a pipeline remembers, so that a redelivery is not refused again. A redelivery follows closely."""
+
+KNOWN_CONSTRAINTS = ("no-secrets", "read-only", "sandbox-only")
+"""The constraints of a task (P3) that runners enforce; a plan with another is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnerPolicy:
+    """Settings of the decisions. Changing one changes what is decided from then on, never what was."""
+
+    spawn_timeout_s: int = 10
+    """From the assignment of an attempt until a runner says that it holds it (P13)."""
+
+    spawn_attempts_max: int = 6
+    """Attempts in a row that no runner took; then the task fails. Six bridge a minute without runners."""
+
+    lost_attempts_max: int = 20
+    """Attempts of one agent whose lease ran out; then the task fails. Twenty outlast many crashes of a machine."""
+
+    questions_per_pipeline_max: int = 1_000
+    """Questions of one pipeline over its life: each leaves some 200 bytes in the state until the pipeline ends."""
+
+    finished_retention_s: int = 8 * 86_400
+    """How long a finished pipeline is known, so that a second spawn meets the first. It must exceed the retention of
+    `pipeline.commands` (7 days): a command that is read again must not start what has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCatalogue:
+    """The roles that exist, and the queues that were created.
+
+    Attributes:
+        queue_of: Role name to the name of its queue.
+        queues: Queues that have their topics.
+    """
+
+    queue_of: Mapping[str, str]
+    queues: frozenset[str]

@@ -1,0 +1,172 @@
+"""One pipeline's entities as a decision sees them: the state, with the decision's own changes laid over it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sluice_runtime.deciding import Entity, State, Timer, timer_key
+from sluice_spawner.domain.state import (
+    AgentEntity,
+    FinishedPipeline,
+    PipelineEntity,
+    PlanEntity,
+    QuestionEntity,
+    RefusalsEntity,
+    RequestEntity,
+    SequenceEntity,
+    TaskEntity,
+    TaskSpecEntity,
+)
+
+E = TypeVar("E", bound=Entity)
+
+
+class View:
+    """Reads and writes one pipeline's entities; `deltas` is what was written.
+
+    Reading an entity of another class than its key says, or one that must be there and is not, raises
+    `AssertionError`: the state is damaged, and the processor must stop.
+    """
+
+    __slots__ = ("_state", "deltas", "pipeline_id")
+
+    def __init__(self, state: State, pipeline_id: str) -> None:
+        self._state = state
+        self.pipeline_id = pipeline_id
+        self.deltas: dict[str, Entity | None] = {}
+
+    def _find(self, name: str, cls: type[E]) -> E | None:
+        key = f"{self.pipeline_id}/{name}"
+        entity = self.deltas[key] if key in self.deltas else self._state.get(key)
+        assert entity is None or type(entity) is cls, f"{key} is a {type(entity).__name__}, not a {cls.__name__}"
+        return entity
+
+    def _get(self, name: str, cls: type[E]) -> E:
+        entity = self._find(name, cls)
+        assert entity is not None, f"{self.pipeline_id}/{name} is missing"
+        return entity
+
+    def _put(self, name: str, entity: Entity | None) -> None:
+        key = f"{self.pipeline_id}/{name}"
+        if entity is None and key not in self._state:
+            self.deltas.pop(key, None)
+        else:
+            self.deltas[key] = entity
+
+    # The pipeline
+
+    def find_pipeline(self) -> PipelineEntity | None:
+        """The pipeline, if it lives."""
+        return self._find("pipeline", PipelineEntity)
+
+    def pipeline(self) -> PipelineEntity:
+        """The living pipeline."""
+        return self._get("pipeline", PipelineEntity)
+
+    def put_pipeline(self, entity: PipelineEntity | None) -> None:
+        """Writes or deletes the pipeline."""
+        self._put("pipeline", entity)
+
+    def find_plan(self) -> PlanEntity | None:
+        """The plan, if the pipeline lives."""
+        return self._find("plan", PlanEntity)
+
+    def plan(self) -> PlanEntity:
+        """The living pipeline's plan."""
+        return self._get("plan", PlanEntity)
+
+    def put_plan(self, entity: PlanEntity | None) -> None:
+        """Writes or deletes the plan."""
+        self._put("plan", entity)
+
+    def find_sequence(self) -> SequenceEntity | None:
+        """The count of events, if the pipeline lives."""
+        return self._find("sequence", SequenceEntity)
+
+    def put_sequence(self, entity: SequenceEntity | None) -> None:
+        """Writes or deletes the count of events."""
+        self._put("sequence", entity)
+
+    def find_finished(self) -> FinishedPipeline | None:
+        """What remains of the pipeline, if it has ended."""
+        return self._find("finished", FinishedPipeline)
+
+    def put_finished(self, entity: FinishedPipeline | None) -> None:
+        """Writes or deletes what remains of the pipeline."""
+        self._put("finished", entity)
+
+    def refusals(self) -> RefusalsEntity:
+        """The inputs refused last."""
+        return self._find("refusals", RefusalsEntity) or RefusalsEntity()
+
+    def put_refusals(self, entity: RefusalsEntity | None) -> None:
+        """Writes or deletes the inputs refused last."""
+        self._put("refusals", entity)
+
+    # Its parts
+
+    def spec(self, task_id: str) -> TaskSpecEntity:
+        """A task's unchanging part."""
+        return self._get(f"spec/{task_id}", TaskSpecEntity)
+
+    def put_spec(self, task_id: str, entity: TaskSpecEntity | None) -> None:
+        """Writes or deletes a task's unchanging part."""
+        self._put(f"spec/{task_id}", entity)
+
+    def task(self, task_id: str) -> TaskEntity:
+        """A task."""
+        return self._get(f"task/{task_id}", TaskEntity)
+
+    def put_task(self, task_id: str, entity: TaskEntity | None) -> None:
+        """Writes or deletes a task."""
+        self._put(f"task/{task_id}", entity)
+
+    def find_agent(self, agent_id: str) -> AgentEntity | None:
+        """An agent, if it was ever created."""
+        return self._find(f"agent/{agent_id}", AgentEntity)
+
+    def agent(self, agent_id: str) -> AgentEntity:
+        """An agent."""
+        return self._get(f"agent/{agent_id}", AgentEntity)
+
+    def put_agent(self, agent_id: str, entity: AgentEntity | None) -> None:
+        """Writes or deletes an agent."""
+        self._put(f"agent/{agent_id}", entity)
+
+    def find_question(self, question_id: str) -> QuestionEntity | None:
+        """A question, if it was ever asked."""
+        return self._find(f"question/{question_id}", QuestionEntity)
+
+    def question(self, question_id: str) -> QuestionEntity:
+        """A question."""
+        return self._get(f"question/{question_id}", QuestionEntity)
+
+    def put_question(self, question_id: str, entity: QuestionEntity | None) -> None:
+        """Writes or deletes a question."""
+        self._put(f"question/{question_id}", entity)
+
+    def find_request(self, request_id: str) -> RequestEntity | None:
+        """A request that asked a question, by the id of its message."""
+        return self._find(f"request/{request_id}", RequestEntity)
+
+    def put_request(self, request_id: str, entity: RequestEntity | None) -> None:
+        """Writes or deletes a request."""
+        self._put(f"request/{request_id}", entity)
+
+    # Timers
+
+    def find_timer(self, name: str) -> Timer | None:
+        """A timer, if it is set."""
+        return self._find(f"timer/{name}", Timer)
+
+    def set_timer(self, name: str, due_at_ms: int, generation: int, tenant: str) -> None:
+        """Sets a timer, in the place of the one of that name."""
+        timer = Timer(
+            pipeline_id=self.pipeline_id, name=name, due_at_ms=due_at_ms, generation=generation, tenant=tenant
+        )
+        assert timer.key == timer_key(self.pipeline_id, name)
+        self._put(f"timer/{name}", timer)
+
+    def delete_timer(self, name: str) -> None:
+        """Deletes a timer, if it is set."""
+        self._put(f"timer/{name}", None)

@@ -1,0 +1,1 @@
+"""How the spawner is started."""

@@ -1,0 +1,60 @@
+"""The spawner as a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from sluice_runtime.clock import SystemClock
+from sluice_runtime.http import Readiness, probes_app, serve
+from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.metrics import PARTITIONS_OWNED, Metrics
+from sluice_spawner.bootstrap import SERVICE, Spawner
+from sluice_spawner.settings import SpawnerSettings
+
+READY_LOOK_S = 0.1
+RESTORED = "partitions"
+
+
+async def run(settings: SpawnerSettings, stop: asyncio.Event) -> None:
+    """Runs the spawner until `stop` is set."""
+    metrics = Metrics(SERVICE, settings.instance_id)
+    readiness = Readiness(RESTORED)
+    broker = KafkaBroker(
+        settings.kafka(),
+        prefix=settings.topic_prefix,
+        client_id=settings.instance_id,
+        session_timeout_ms=settings.session_timeout_ms,
+    )
+    async with broker, serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port):
+        spawner = Spawner(settings, broker, SystemClock(), metrics)
+
+        async def tell_readiness() -> None:
+            while not stop.is_set():
+                if spawner.processor.ready:
+                    readiness.met(RESTORED)
+                else:
+                    readiness.missing(RESTORED, "not in the group, or a partition is being restored")
+                metrics.gauge(PARTITIONS_OWNED).set(len(spawner.processor.partitions))
+                await asyncio.sleep(READY_LOOK_S)
+
+        async with asyncio.TaskGroup() as tasks:
+            for part in (spawner.processor.run(stop), spawner.heartbeats.run(stop), tell_readiness()):
+                tasks.create_task(_until_stopped(part, stop))
+
+
+async def _until_stopped(part: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Runs a part. One that ends sooner ends the process; a task group would not notice that it was cancelled.
+
+    Raises:
+        RuntimeError: The part ended, and nobody had asked it to.
+    """
+    try:
+        await part
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+    if not stop.is_set():
+        raise RuntimeError("a part of the spawner ended, and nobody had asked it to")

@@ -1,0 +1,20 @@
+"""Fixtures that several suites share: the real components, started once for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
+from sluice_runtime.connection import KafkaConnection
+from tests.kafka import TestKafka
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestKafka]:
+    """A real broker for the whole run."""
+    directory: Path = tmp_path_factory.mktemp("kafka")
+    with LocalKafka(directory) as broker:
+        yield TestKafka(KafkaConnection.from_file(broker.credentials_file("admin")))

@@ -1,0 +1,66 @@
+"""The laws of the topic table and of the names."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sluice_contracts import topics
+from sluice_contracts.messages import Message, registry
+
+COMMAND_TOPICS = {topics.PIPELINE_COMMANDS.name, topics.AGENT_TASKS.name, topics.AGENT_INBOX.name}
+SIGNS_OF_LIFE = {"runner.heartbeat"}
+"""Neither asks for anything nor tells that anything happened."""
+IRREGULAR_PAST = {"lost"}
+
+messages = pytest.mark.parametrize("message", registry().values(), ids=[f"{name}-v{v}" for name, v in registry()])
+
+
+@messages
+def test_a_message_stands_on_one_topic_with_one_class_of_writers(message: type[Message]) -> None:
+    row = topics.topic_of(message)
+    assert row.writers, f"nobody may write {message.type}"
+    services = [writer for writer in row.writers if writer in topics.SERVICES]
+    if row.name not in COMMAND_TOPICS:
+        assert row.writers == tuple(services), f"{message.type} is an event: one service alone tells it"
+        assert len(services) == 1
+
+
+@messages
+def test_versions_of_a_type_stand_on_one_topic(message: type[Message]) -> None:
+    rows = {topics.topic_of(other).name for (name, _), other in registry().items() if name == message.type}
+    assert len(rows) == 1
+
+
+@pytest.mark.covers("C1")
+@messages
+def test_commands_are_imperative_and_events_past_tense(message: type[Message]) -> None:
+    assert re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", message.type)
+    word = message.type.rpartition(".")[2].rpartition("_")[2]
+    past = word.endswith("ed") or word in IRREGULAR_PAST
+    if message.type not in SIGNS_OF_LIFE:
+        assert past == (topics.topic_of(message).name not in COMMAND_TOPICS)
+
+
+@messages
+def test_a_message_says_what_it_means(message: type[Message]) -> None:
+    assert message.__doc__, f"{message.type} has no docstring: it is the description in its schema"
+
+
+@pytest.mark.parametrize("row", topics.TOPICS, ids=[row.name for row in topics.TOPICS])
+def test_a_topic_is_lawful(row: topics.Topic) -> None:
+    assert re.fullmatch(r"[a-z]+\.[a-z]+(\.<q>)?", row.name)
+    assert (row.cleanup == "compact") == (row.name.endswith(".state"))
+    assert bool(row.messages) == (row.refused_by is not None), "whoever reads messages refuses the invalid ones"
+    assert row.refused_by is None or row.refused_by in row.readers
+    if row.partitioning == "pipeline":
+        assert row.key.startswith("pipeline_id") or row.key == "partition"
+
+
+def test_topics_are_found_by_their_concrete_names() -> None:
+    for row in topics.TOPICS:
+        assert topics.find(row.for_queue("default")) is row
+        assert topics.find(topics.dead_letter_topic(row.for_queue("default"))) is None
+    assert topics.find("agent.tasks.") is None
+    assert topics.find("pipeline.commands.x") is None

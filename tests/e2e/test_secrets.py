@@ -1,0 +1,167 @@
+"""Planted secrets are found nowhere where they do not belong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluice_contracts.messages.agent import AgentTurnFinished
+from sluice_contracts.messages.base import ArtifactRef
+from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCompleted, QuestionAsked
+from sluice_contracts.messages.plan import Plan, TaskSpec
+from sluice_localstack import KafkaBroker
+from tests.installation import OWN_STORES, PREFIX, SERVICES, Installation, owned_environment
+from tests.log import Log
+
+pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
+
+READS = """
+agents:
+  - turns:
+      - text: "I remember the key {said}, and look."
+        tool_calls:
+          - {{name: read_file, arguments: {{path: app.env}}}}
+          - {{name: search_files, arguments: {{pattern: "."}}}}
+      - assert: [{{tool: read_file, pattern: 'DB_PASSWORD=\\[redacted:'}}]
+        tool_calls:
+          - {{name: write_artifact, arguments: {{name: notes.md, kind: report, content: "token: {said}"}}}}
+          - {{name: ask_human, arguments: {{question: "May I use {said}?"}}}}
+      - tool_calls: [{{name: finish, arguments: {{summary: "password={said}", result: "{said}"}}}}]
+"""
+
+
+class Canaries:
+    """Secrets that are like no other text, by where they were planted."""
+
+    def __init__(self) -> None:
+        self.file = f"canary{secrets.token_hex(12)}"
+        self.said = f"sk-canary-{secrets.token_hex(16)}9"
+        self.objective = f"canary{secrets.token_hex(12)}"
+        self.answer = f"canary{secrets.token_hex(12)}"
+
+
+@pytest.mark.covers("V4", "O1", "O7", "W5", "D2")
+def test_canaries(installation: Installation) -> None:
+    """In an input, in a model's words, in a plan, in an answer; and the passwords of Kafka's users."""
+    canaries = Canaries()
+    body = f"# settings\nDB_PASSWORD={canaries.file}\n".encode()
+    digest = hashlib.sha256(body).hexdigest()
+    own = _lay(installation.directory / "artifacts", digest, body)
+    secret = TaskSpec(
+        id="look", role="researcher", objective=f"Log in with password: {canaries.objective}",
+        success_criteria=(f"api_key={canaries.objective}",),
+        inputs=(ArtifactRef(sha256=digest, size_bytes=len(body), name="app.env"),),
+    )  # fmt: skip
+    model = installation.scenario("canaries", READS.format(said=canaries.said))
+    objective = f"Look with the token: {canaries.objective}"
+    pipeline = installation.submit(Plan(objective=objective, tasks=(secret,), model=model))
+    asked = installation.await_event(pipeline, QuestionAsked)
+    answer = PipelineAnswer(question_id=asked.data.question_id, answer=f"yes, with password={canaries.answer}")
+    installation.send(pipeline, answer)
+    installation.await_event(pipeline, PipelineCompleted)
+    turns = installation.events(pipeline, AgentTurnFinished, "agent.events.default")
+    assert len(turns) == 3
+    assert "[redacted:" in (turns[0].data.prompt.text or ""), "the agent is told, but for the secret"
+    query = f"SELECT count() AS n FROM log WHERE pipeline_id = '{pipeline}' AND type = 'pipeline.completed'"
+    installation.until(lambda: installation.sql(query)[0]["n"] != "0", what="all of it is in the log")
+
+    passwords = list(_passwords(installation.directory))
+    planted = [canaries.file, canaries.said, canaries.objective, canaries.answer, *passwords]
+    assert len(passwords) > len(SERVICES)
+    # What a person writes into a command stands on that topic as he wrote it, and nowhere behind it.
+    theirs = {"pipeline.commands": {canaries.objective, canaries.answer}}
+    for topic, found in _on_topics(installation, planted).items():
+        assert found <= theirs.get(topic, set()), topic
+    assert set(_in_files(installation, planted, {own, installation.scenarios / "canaries.yaml"})) == set()
+    assert _in_sql(installation, planted) == {}
+    for service in SERVICES:
+        pid = installation.stack.pid(service)
+        assert pid is not None
+        assert [one for one in planted if one.encode() in owned_environment(pid)] == [], service
+    kafka = installation.stack.kafka
+    assert isinstance(kafka, KafkaBroker)
+    assert [one for one in planted if one.encode() in owned_environment(kafka.pid or 0)] == []
+
+
+@pytest.mark.covers("D2")
+def test_only_the_owner_can_read_the_data_directory(installation: Installation) -> None:
+    """Files and folders of the installation, but for what this test has laid in itself, are nobody else's."""
+    for name in ("credentials", "kafka", "clickhouse", "artifacts", "workspaces", "logs"):
+        root = installation.directory / name
+        assert stat.S_IMODE(root.stat().st_mode) & 0o077 == 0, name
+    for file in (installation.directory / "credentials").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+
+
+def _passwords(directory: Path) -> Iterator[str]:
+    for file in (directory / "credentials").glob("*.json"):
+        yield json.loads(file.read_text())["password"]
+
+
+def _on_topics(installation: Installation, planted: list[str]) -> dict[str, set[str]]:
+    """By topic, what of the planted stands in any key, value or header."""
+    installation.log.catch_up()
+    stores = Log(installation.connection(), PREFIX, without=installation.log.topics)
+    stores.catch_up()
+    assert set(stores.topics) == set(OWN_STORES)
+    records = {**installation.log.records, **stores.records}
+    found = {
+        topic: {
+            one for record in those
+            for part in (record.key, record.value, *(value for _, value in record.headers)) if part
+            for one in planted if one.encode() in part
+        }
+        for topic, those in records.items()
+    }  # fmt: skip
+    stores.close()
+    return found
+
+
+def _in_files(installation: Installation, planted: list[str], own: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Files of the installation that hold something planted, where it does not belong.
+
+    Kafka's segments are looked at by topic, above. A file of credentials, and the broker's own settings, hold passwords
+    and are their owner's alone.
+    """
+    pattern = re.compile(b"|".join(re.escape(one.encode()) for one in planted))
+    for path in installation.directory.rglob("*"):
+        if path in own or not path.is_file() or path.is_relative_to(installation.directory / "kafka" / "data"):
+            continue
+        for match in pattern.findall(path.read_bytes()):
+            keeps_passwords = path.parent.name == "credentials" or path.name == "server.properties"
+            if not (keeps_passwords and stat.S_IMODE(path.stat().st_mode) == 0o600):
+                yield path, match.decode()
+
+
+def _in_sql(installation: Installation, planted: list[str]) -> dict[str, str]:
+    """Columns of any table that hold something planted: files of ClickHouse are compressed."""
+    columns = installation.sql(
+        "SELECT table, name, type FROM system.columns WHERE database = currentDatabase() AND type LIKE '%String%'"
+        " AND table IN ('log', 'positions', 'gaps')"
+    )
+    assert len(columns) > 15
+    found = {}
+    for column in columns:
+        text = f"toString({column['name']})"
+        where = " OR ".join(f"position({text}, '{one}') > 0" for one in planted)
+        [counted] = installation.sql(f"SELECT count() AS n FROM {column['table']} WHERE {where}")
+        if counted["n"] != "0":
+            found[f"{column['table']}.{column['name']}"] = counted["n"]
+    return found
+
+
+def _lay(artifacts: Path, digest: str, body: bytes) -> Path:
+    """Lays a body into the artifact store, as a client does."""
+    folder = artifacts / digest[:2]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / digest).write_bytes(body)
+    os.chmod(folder / digest, 0o600)
+    return folder / digest

@@ -1,0 +1,31 @@
+"""Kafka is killed with -9 while pipelines run, comes back at once or later, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.verifying import WORK, verify
+from tests.installation import Installation
+
+AWAY_S = 22.0
+"""Longer than any service waits for an answer (20 s): all of them must give their clients up and come back."""
+
+
+@pytest.mark.covers("P12", "O1")
+@pytest.mark.parametrize("away_s", [0.0, AWAY_S], ids=["killed", "away"])
+def test_kafka_killed(installation: Installation, away_s: float) -> None:
+    model = installation.scenario("work", WORK)
+    pids = {name: installation.stack.pid(name) for name in ("spawner", "agent-runner", "store", "api")}
+    for _ in range(8):
+        installation.spawn(model, tasks=2)
+    turns = len(installation.log.records["agent.events.default"])
+    installation.until_read(lambda: len(installation.log.records["agent.events.default"]) > turns + 20, what="turns")
+    installation.stack.kafka.kill()
+    time.sleep(away_s)  # the fault itself
+    installation.stack.kafka.restart()
+    for _ in range(4):
+        installation.spawn(model, tasks=2)
+    verify(installation)
+    assert {name: installation.stack.pid(name) for name in pids} == pids, "a broker that is away ends no service"

@@ -1,0 +1,35 @@
+"""The installation survives everything, from any seed; a seed that once failed stays here for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.history import check
+from tests.simulation.world import World
+
+PINNED = [10, 80, 285, 311]
+"""Seeds that found a fault once: an owner that woke up after its successor's claim had been trimmed away."""
+
+SEEDS = 150
+
+
+@pytest.mark.covers("P12", "W10", "P1")
+@pytest.mark.parametrize("block", range(10))
+def test_nothing_is_lost_and_nothing_happens_twice(block: int) -> None:
+    for seed in range(block * SEEDS // 10, (block + 1) * SEEDS // 10):
+        prove(seed)
+
+
+@pytest.mark.covers("P12")
+@pytest.mark.parametrize("seed", PINNED)
+def test_seeds_that_failed_once(seed: int) -> None:
+    prove(seed)
+
+
+def prove(seed: int) -> None:
+    world = World(seed)
+    try:
+        world.run()
+        check(world.history(), world.spawned)
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {error}") from error

@@ -1,0 +1,144 @@
+"""A runner with a model that the test holds in its hand: places, a log, a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
+from sluice_agent_runner.measures import Measures
+from sluice_agent_runner.ports import PublishFailed
+from sluice_agent_runner.supervision.runner import Runner
+from sluice_agent_runner.supervision.services import Services
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages.agent import AgentRun, RunnerHeartbeat
+from sluice_contracts.messages.base import Message
+from sluice_runtime.metrics import Metrics
+from tests.unit.agent_runner.builders import (
+    Published,
+    Store,
+    TestTime,
+    agent_run,
+    redact_canary,
+    result_of,
+    role,
+    until,
+)
+
+
+class Models:
+    """A model whose every answer the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, asyncio.Future[ModelReply]] = {}
+        self.requests: list[ModelRequest] = []
+        self.changed = asyncio.Event()
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        answer: asyncio.Future[ModelReply] = asyncio.get_running_loop().create_future()
+        self.asked[request.agent_id] = answer
+        self.requests.append(request)
+        self.changed.set()
+        try:
+            return await answer
+        finally:
+            self.asked.pop(request.agent_id, None)
+
+    async def until_asked(self, *agent_ids: str) -> None:
+        async with asyncio.timeout(10):
+            while set(agent_ids) - set(self.asked):
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def says(self, agent_id: str, answer: ModelReply) -> None:
+        await self.until_asked(agent_id)
+        self.asked.pop(agent_id).set_result(answer)
+
+
+class NoWorkspaces:
+    """Workspaces without a disk; `failing` is what opening one raises."""
+
+    def __init__(self) -> None:
+        self.failing: Exception | None = None
+        self.opened = 0
+        self.closed = 0
+
+    async def open(self, pipeline_id: str, run: AgentRun, artifacts: Sequence[WrittenArtifact]) -> NoWorkspaces:
+        if self.failing is not None:
+            raise self.failing
+        self.opened += 1
+        return self
+
+    @property
+    def tools(self) -> NoWorkspaces:
+        return self
+
+    async def run(self, one: ToolCall) -> ToolResult:
+        if self.failing is not None:
+            raise self.failing
+        return result_of(one)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class Log(Published):
+    """A log that may fail for a type of event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: str | None = None
+        self.crashing: str | None = None
+
+    async def publish(self, event: CloudEvent[Message], *, topic: str, key: str) -> None:
+        if event.type == self.failing:
+            raise PublishFailed("the broker is away")
+        if event.type == self.crashing:
+            raise RuntimeError("a defect")
+        assert topic in ("agent.events.default", "runner.heartbeats")
+        await super().publish(event, topic=topic, key=key)
+
+
+class World:
+    """A runner and its doubles."""
+
+    def __init__(self, slots: int, backlog: int) -> None:
+        self.models = Models()
+        self.log = Log()
+        self.store = Store()
+        self.workspaces = NoWorkspaces()
+        self.services = Services(
+            "runner-1", self.models, self.log, self.store, self.workspaces, {"worker": role()}, TestTime(),
+            redact_canary, Measures(Metrics("agent-runner", "test")),
+        )  # fmt: skip
+        self.runner = Runner(self.services, slots=slots, backlog_max_count=backlog, queues=("default",))
+
+    async def task(self, agent_id: str, attempt: int = 1, **changes: Any) -> None:
+        run = agent_run(agent_id=agent_id, attempt=attempt, **changes)
+        await self.runner.on_task(CloudEvent(f"{agent_id}-{attempt}", "spawner", "acme", "p", 1, run), "default")
+
+    async def held(self) -> dict[str, tuple[int, str]]:
+        await self.runner.heartbeat()
+        beat = self.log.events[-1].data
+        assert isinstance(beat, RunnerHeartbeat)
+        return {one.agent_id: (one.attempt, one.state) for one in beat.attempts}
+
+    async def until_free(self) -> None:
+        await until(lambda: self.runner.room == 12)
+
+    def started(self) -> list[tuple[str, int]]:
+        return [
+            (event.data.agent_id, event.data.attempt)  # type: ignore[attr-defined]
+            for event in self.log.events if event.type == "agent.attempt_started"
+        ]  # fmt: skip
+
+
+def in_world(scenario: Callable[[World], Awaitable[None]], slots: int = 2, backlog: int = 10) -> World:
+    async def run() -> World:
+        world = World(slots, backlog)
+        await scenario(world)
+        await world.runner.stop(0)
+        return world
+
+    return asyncio.run(run())

@@ -1,0 +1,149 @@
+"""The fold that people see: what it shows, and that neither repetition nor order between topics changes it."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice_contracts import topics
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import Message, agent, pipeline
+from sluice_contracts.messages.base import Problem
+from sluice_observability.domain import read_model
+from sluice_observability.domain.read_model import ReadModel
+from tests.unit.observability.events import Teller, failing, spawning, turn, whole_life
+
+PIPELINE = "11111111-1111-4111-8111-111111111111"
+
+
+def folded(events: list[CloudEvent[Message]], finished_max_count: int = 10) -> ReadModel:
+    model = ReadModel(finished_max_count)
+    for event in events:
+        model.apply(event)
+    return model
+
+
+@pytest.mark.covers("U1")
+def test_a_finished_pipeline_is_shown_whole() -> None:
+    view = folded(whole_life(PIPELINE)).pipeline(PIPELINE)
+    assert view is not None
+    assert (view.state, view.reason, view.duration_ms, view.agents_used) == ("COMPLETED", "all tasks succeeded", 42, 1)
+    task = view.tasks["look"]
+    assert (task.status, task.summary, task.turns, task.attempt) == ("succeeded", "a.log:1", 2, 1)
+    assert [one.name for one in task.artifacts] == ["report.md"]
+    [one] = view.agents.values()
+    assert (one.state, one.turns, one.usage.input_tokens, one.runner_id, one.model) == ("SUCCEEDED", 2, 200, "r1", "m1")
+
+
+@pytest.mark.covers("U1")
+def test_a_failed_pipeline_tells_why() -> None:
+    teller = Teller(PIPELINE)
+    view = folded([*spawning(teller), *failing(teller)]).pipeline(PIPELINE)
+    assert view is not None
+    assert view.state == "FAILED"
+    assert view.problem is not None
+    assert view.problem.code == "agent_timeout"
+    assert view.tasks["look"].problem == view.problem
+    assert view.agents[teller.agent_id].last_problem == view.problem
+
+
+def test_what_an_older_attempt_says_does_not_count() -> None:
+    teller = Teller(PIPELINE)
+    events = [*spawning(teller), turn(teller, 1)]
+    lost = Problem(code="lease_lost", detail="no heartbeat")
+    events.append(
+        teller.spawner(pipeline.AgentAttemptLost(agent_id=teller.agent_id, attempt=1, runner_id="r1", problem=lost))
+    )
+    events.append(
+        teller.spawner(
+            pipeline.TaskAssigned(
+                task_id="look", agent_id=teller.agent_id, attempt=2, queue="default", role="researcher"
+            )
+        )
+    )
+    events.append(turn(teller, 2, attempt=1, tokens=9_999))
+    view = folded(events).pipeline(PIPELINE)
+    assert view is not None
+    one = view.agents[teller.agent_id]
+    assert (one.turns, one.usage.input_tokens, one.attempt, one.attempts_lost) == (1, 100, 2, 1)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_repetition_and_order_between_topics_change_nothing(seed: int) -> None:
+    draw = random.Random(seed)
+    teller = Teller(PIPELINE)
+    opening, turns = list(spawning(teller)), [turn(teller, 1), turn(teller, 2)]
+    expected = folded([*opening, *turns]).pipeline(PIPELINE)
+    left, right = list(opening), list(turns)
+    events: list[CloudEvent[Message]] = []
+    while left or right:
+        events.append((left if not right or (left and draw.random() < 0.5) else right).pop(0))
+        if draw.random() < 0.3:
+            events.append(draw.choice(events))
+    view = folded(events).pipeline(PIPELINE)
+    assert view is not None
+    assert expected is not None
+    assert view == expected
+
+
+def test_a_repeated_event_is_no_news() -> None:
+    model = ReadModel(10)
+    events = whole_life(PIPELINE)
+    assert all(model.apply(event) for event in events)
+    before = copy.deepcopy(model.pipeline(PIPELINE))
+    assert not any(model.apply(event) for event in events if not isinstance(event.data, agent.AttemptEvent))
+    assert model.pipeline(PIPELINE) == before
+
+
+def test_only_the_newest_finished_pipelines_are_kept() -> None:
+    model = folded([event for number in range(5) for event in whole_life(f"p{number}")], finished_max_count=2)
+    assert [number for number in range(5) if model.pipeline(f"p{number}") is not None] == [3, 4]
+    assert len(model) == 2
+    assert model.agent(Teller("p0").agent_id) is None
+    assert model.agent(Teller("p4").agent_id) is not None
+
+
+def test_living_pipelines_are_never_forgotten() -> None:
+    model = ReadModel(1)
+    for number in range(50):
+        for event in spawning(Teller(f"p{number}")):
+            model.apply(event)
+    assert len(list(model.living())) == 50
+
+
+def test_runners_of_unknown_pipelines_can_not_fill_the_memory() -> None:
+    model = ReadModel(1)
+    for number in range(read_model.UNKNOWN_MAX_COUNT + 5):
+        model.apply(turn(Teller(f"p{number}"), 1))
+    assert len(model) == 0
+    for event in spawning(Teller("p0")):  # forgotten, so its turn is too
+        model.apply(event)
+    [one] = model.living()
+    assert one.agents[Teller("p0").agent_id].turns == 0
+
+
+def test_questions_come_and_go() -> None:
+    teller = Teller(PIPELINE)
+    asked = pipeline.QuestionAsked(
+        question_id="q1", agent_id=teller.agent_id, question="Roll back?", options=("yes", "no"), deadline_at_ms=1
+    )
+    model = folded([*spawning(teller), teller.spawner(asked)])
+    view = model.pipeline(PIPELINE)
+    assert view is not None
+    assert [one.question for one in view.questions.values()] == ["Roll back?"]
+    assert view.summary().questions_pending == 1
+    model.apply(
+        teller.spawner(
+            pipeline.QuestionAnswered(question_id="q1", agent_id=teller.agent_id, answer="yes", answered_by="command")
+        )
+    )
+    assert view.questions == {}
+
+
+def test_every_event_of_the_spawner_is_folded_or_left_out_on_purpose() -> None:
+    left_out = {pipeline.PipelineRefused, pipeline.PipelineReported}
+    assert set(topics.PIPELINE_EVENTS.messages) - read_model.FOLDS.keys() == left_out

@@ -1,0 +1,232 @@
+"""The views analysts read, the examples in the documentation, and the migrations that make them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluice_contracts import codec, topics
+from sluice_contracts.dead_letters import dead_letter
+from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts.errors import Refusal
+from sluice_contracts.messages import Message as ContractMessage
+from sluice_contracts.messages import pipeline
+from sluice_contracts.messages.base import Problem
+from sluice_observability.adapters.clickhouse import ClickHouse
+from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
+from sluice_observability.adapters.read_only import EmbeddedReadOnly
+from tests.unit.observability.doubles import MemorySource, Message
+from tests.unit.observability.events import Teller, failing, plan, spawning, turn, whole_life
+from tests.unit.observability.test_sink import filled
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "analytics.md"
+EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+VIEWS = (
+    "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "turns", "model_calls", "tool_calls",
+    "errors", "pipeline_story", "log_completeness", "log", "positions", "gaps",
+)  # fmt: skip
+
+
+def messages_of(events: Sequence[CloudEvent[ContractMessage]]) -> list[Message]:
+    """Records in the log's order, one partition for each topic."""
+    found = []
+    offsets: dict[str, int] = {}
+    for event in events:
+        topic = topics.topic_of(type(event.data)).for_queue("default")
+        record = codec.encode(event, topic=topic, key=event.subject)
+        at = offsets[topic] = offsets.get(topic, -1) + 1
+        found.append(Message(topic, 0, at, record.value, record.headers, record.key, event.time_ms))
+    return found
+
+
+def stored(engine: ClickHouse, events: Sequence[CloudEvent[ContractMessage]], *more: Message) -> None:
+    messages = [*messages_of(events), *more]
+    asyncio.run(filled(MemorySource(messages), engine, len(messages)))
+
+
+def lost_attempt(teller: Teller) -> list[CloudEvent[ContractMessage]]:
+    """A second attempt after a lost one, whose last turn is refused."""
+    zombie = turn(teller, 2, attempt=1, tokens=9_999)
+    problem = Problem(code="older_attempt", detail="attempt 1; 2 is current")
+    return [
+        teller.spawner(
+            pipeline.AgentAttemptLost(
+                agent_id=teller.agent_id, attempt=1, runner_id="r1", problem=Problem(code="lease_lost", detail="gone")
+            )
+        ),
+        teller.spawner(
+            pipeline.TaskAssigned(
+                task_id="look", agent_id=teller.agent_id, attempt=2, queue="default", role="researcher"
+            )
+        ),
+        zombie,
+        teller.spawner(
+            pipeline.AgentAttemptRefused(
+                agent_id=teller.agent_id, attempt=1, refused_id=zombie.id, refused_type=zombie.type, problem=problem
+            )
+        ),
+        turn(teller, 2, attempt=2),
+    ]
+
+
+def dead(offset: int = 3) -> Message:
+    record = Record("pipeline.commands", 1, 9, 1_790_000_000_000, b"p1", b"\xff\x00", (("ce_type", b"pipeline.spawn"),))
+    letter = dead_letter(record, Refusal.NOT_UTF8, "byte 0 is not UTF-8", "spawner", 1_790_000_000_500)
+    return Message(letter.topic, 0, offset, letter.value, letter.headers, letter.key)
+
+
+def all_of(engine: ClickHouse, query: str) -> list[tuple[Any, ...]]:
+    return engine.rows(query)
+
+
+@pytest.mark.covers("O2")
+def test_a_pipelines_state_tasks_agents_and_turns(engine: ClickHouse) -> None:
+    failed = Teller("p2", tenant="other")
+    stored(engine, [*whole_life("p1"), *spawning(failed), turn(failed, 1), *lost_attempt(failed), *failing(failed)])
+    assert all_of(
+        engine,
+        "SELECT tenant, pipeline_id, state, reason, problem_code, duration_ms, tasks, agents_used, cost_usd, objective"
+        " FROM pipelines ORDER BY pipeline_id",
+    ) == [
+        ("acme", "p1", "COMPLETED", "all tasks succeeded", "", 42, 1, 1, 1.0, "find the first error"),
+        ("other", "p2", "FAILED", "task look failed", "agent_timeout", 42, 1, 1, 0.0, "find the first error"),
+    ]
+    columns = "pipeline_id, task_id, role, queue, status, attempts, turns, problem_code"
+    query = f"SELECT {columns} FROM tasks ORDER BY pipeline_id"
+    assert all_of(engine, query) == [
+        ("p1", "look", "researcher", "default", "succeeded", 1, 2, ""),
+        ("p2", "look", "researcher", "default", "failed", 2, 0, "agent_timeout"),
+    ]
+    query = (
+        "SELECT pipeline_id, task_id, state, attempts, attempts_lost, attempts_refused FROM agents ORDER BY pipeline_id"
+    )
+    assert all_of(engine, query) == [("p1", "look", "SUCCEEDED", 1, 0, 0), ("p2", "look", "BUSY", 2, 1, 1)]
+    # The zombie's second turn was refused: it is in the log, and nobody's turn.
+    query = "SELECT pipeline_id, turn, attempt, input_tokens FROM turns ORDER BY pipeline_id, turn"
+    assert all_of(engine, query) == [("p1", 1, 1, 100), ("p1", 2, 1, 100), ("p2", 1, 1, 100), ("p2", 2, 2, 100)]
+    assert all_of(engine, "SELECT count() FROM events WHERE type = 'agent.turn_finished'") == [(5,)]
+    query = "SELECT tool, arguments, result, is_error, ordinal FROM tool_calls WHERE pipeline_id = 'p1' AND turn = 1"
+    assert all_of(engine, query) == [("read", '{"path":"a.log"}', "line 1", False, 1)]
+    assert all_of(engine, "SELECT sum(cost_usd), sum(calls) FROM model_calls") == [(2.0, 4)]
+    query = "SELECT type, code FROM errors WHERE pipeline_id = 'p2' ORDER BY event_time"
+    assert all_of(engine, query) == [
+        ("agent.attempt_lost", "lease_lost"), ("task.failed", "agent_timeout"), ("pipeline.failed", "agent_timeout"),
+    ]  # fmt: skip
+
+
+@pytest.mark.covers("O2")
+def test_a_pipeline_that_lives_and_one_that_just_began(engine: ClickHouse) -> None:
+    running, begun = Teller("p1"), Teller("p2")
+    stored(engine, [*spawning(running), next(spawning(begun))])
+    query = "SELECT pipeline_id, state, finished_at, duration_ms FROM pipelines ORDER BY pipeline_id"
+    assert all_of(engine, query) == [("p1", "RUNNING", None, None), ("p2", "SPAWNED", None, None)]
+    query = "SELECT status, assigned_at IS NULL, finished_at FROM tasks ORDER BY pipeline_id"
+    assert all_of(engine, query) == [("running", 0, None), ("pending", 1, None)]
+
+
+@pytest.mark.covers("O1")
+def test_an_event_told_twice_is_seen_once_and_counted(engine: ClickHouse) -> None:
+    event = whole_life("p1")[0]
+    other_instance = replace(event, source="spawner/2")
+    elsewhere = replace(event, source="stranger", data=pipeline.PipelineTick())  # ids are unique for their source
+    stored(engine, [event, other_instance, elsewhere])
+    assert all_of(engine, "SELECT source FROM events ORDER BY source") == [("spawner",), ("stranger",)]
+    query = "SELECT service, event_id, copies, differing_copies FROM duplicates"
+    assert all_of(engine, query) == [("spawner", event.id, 1, 0)]
+
+
+@pytest.mark.covers("C3", "O2")
+def test_a_dead_letter_is_listed_once_with_the_original_bytes(engine: ClickHouse) -> None:
+    stored(engine, [], dead(3), dead(4))
+    query = (
+        "SELECT topic, partition, offset, reason, detail, refused_by, original_type, key, hex(raw), value_bytes,"
+        " letter_topic, letter_offset FROM dead_letters"
+    )
+    letter = ("pipeline.commands", 1, 9, "not_utf8", "byte 0 is not UTF-8", "spawner", "pipeline.spawn", "p1", "FF00")
+    assert all_of(engine, query) == [(*letter, 2, "dlq.pipeline.commands", 3)]
+
+
+@pytest.mark.covers("O2")
+def test_the_story_has_a_sentence_for_every_type_of_the_spawner_and_the_runner(engine: ClickHouse) -> None:
+    named = {
+        message.type
+        for row in (topics.PIPELINE_COMMANDS, topics.PIPELINE_EVENTS, topics.AGENT_EVENTS)
+        for message in row.messages
+    }
+    [(definition,)] = all_of(engine, "SELECT create_table_query FROM system.tables WHERE name = 'pipeline_story'")
+    assert {name for name in named if f"'{name}'" not in definition} == set()
+
+
+@pytest.mark.covers("O2")
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_column_has_a_comment(engine: ClickHouse, name: str) -> None:
+    rows = all_of(
+        engine, f"SELECT name FROM system.columns WHERE database = 'default' AND table = '{name}' AND comment = ''"
+    )
+    assert rows == []
+    assert all_of(
+        engine, f"SELECT count() > 0 FROM system.columns WHERE database = 'default' AND table = '{name}'"
+    ) == [(1,)]
+
+
+@pytest.mark.covers("O2", "O3")
+@pytest.mark.parametrize("query", EXAMPLES)
+def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Path, query: str) -> None:
+    now_ms = int(engine.rows("SELECT toUnixTimestamp64Milli(now64(3))")[0][0])
+    lately = Teller("p1", start_ms=now_ms)
+    failed = Teller("p2", start_ms=now_ms)
+    command = lately.command(pipeline.PipelineSpawn(plan=plan()))
+    stored(engine, [command, *spawning(lately), turn(lately, 1), *spawning(failed), *failing(failed)], dead())
+    parameters = {"pipeline": "p1"} if "{pipeline:String}" in query else {}
+    answer = EmbeddedReadOnly(engine_directory).query(
+        query, default_format="JSONEachRow", parameters=parameters, database=None
+    )
+    assert len(answer.body.splitlines()) > 0
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 8
+
+
+@pytest.mark.covers("O2")
+def test_a_condition_on_the_pipeline_reaches_the_tables_order(engine: ClickHouse) -> None:
+    """The views stay quick however long the log is: the primary key is used below the search for repetitions."""
+    stored(engine, whole_life("p1"))
+    for view in ("events", "pipelines", "turns", "pipeline_story"):
+        plan_rows = all_of(
+            engine, f"EXPLAIN indexes = 1 SELECT * FROM {view} WHERE tenant = 'acme' AND pipeline_id = 'p1'"
+        )
+        text = "\n".join(row[0] for row in plan_rows)
+        condition = text[text.index("PrimaryKey") :]
+        assert "tenant in" in condition, view
+        assert "pipeline_id in" in condition, view
+
+
+@pytest.mark.covers("O2")
+class TestMigrations:
+    def test_they_are_applied_once(self, engine: ClickHouse) -> None:
+        assert migrate(engine, shipped()) == []
+        assert all_of(engine, "SELECT count() FROM schema_migrations") == [(len(shipped()),)]
+
+    def test_a_changed_one_is_refused(self, engine: ClickHouse) -> None:
+        first, *others = shipped()
+        with pytest.raises(MigrationChanged, match=r"0001_log\.sql was applied with checksum"):
+            migrate(engine, [replace(first, text=first.text + "\n"), *others])
+
+    def test_an_older_release_does_not_touch_a_newer_schema(self, engine: ClickHouse) -> None:
+        with pytest.raises(MigrationChanged, match="run a newer release"):
+            migrate(engine, shipped()[:1])
+
+    def test_one_that_was_cut_off_is_finished(self, engine: ClickHouse) -> None:
+        new = Migration(
+            9_001, "9001_two.sql", "CREATE TABLE a (x UInt8) ENGINE = Memory;\nCREATE VIEW b AS SELECT 1;\n"
+        )
+        engine.command(new.statements[0])
+        assert migrate(engine, [*shipped(), new]) == ["9001_two.sql"]
+        assert all_of(engine, "SELECT * FROM b") == [(1,)]

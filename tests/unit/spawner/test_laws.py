@@ -1,0 +1,259 @@
+"""Laws that hold for every plan and every order of events: fencing, idempotence, one end, the fold, determinism."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
+from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineRefused, QuestionAsked
+from sluice_runtime.deciding import Entity
+from sluice_spawner.domain.building import DecisionBuilder
+from sluice_spawner.domain.evolving import evolve
+from sluice_spawner.domain.policy import SpawnerPolicy
+from sluice_spawner.domain.state import AgentEntity, PipelineEntity, PlanEntity, TaskEntity
+from sluice_spawner.domain.view import View
+from sluice_spawner.handlers import HANDLERS
+from tests.unit.spawner.world import PIPELINE, ROLES, TERMINAL, World, of, plan
+
+POLICY = SpawnerPolicy(spawn_attempts_max=3, lost_attempts_max=4, questions_per_pipeline_max=5)
+AFTERWARDS = (AgentAttemptRefused, AgentStop, PipelineRefused)
+STEPS_MAX = 60  # below the number of refusals that are remembered, so that every redelivery is known
+
+
+@dataclass
+class Held:
+    """What a runner believes to hold, rightly or not: it may have died, or be a zombie."""
+
+    task_id: str
+    attempt: int
+    runner: str
+    turn: int
+
+
+class Story:
+    """Draws one step after the other from a source of randomness, and checks the invariants after each."""
+
+    def __init__(self, choose: random.Random) -> None:
+        self.choose = choose
+        self.world = World(POLICY)
+        self.held: list[Held] = []
+        self.turns: dict[str, int] = {}
+
+    def play(self, steps: int) -> None:
+        while isinstance(self.world.spawn(self._plan())[0], PipelineRefused):
+            self.world = World(POLICY)  # the plan could not run: its conditions contradicted each other
+        for _ in range(steps):
+            self._step()
+            self.check()
+
+    def _plan(self) -> Any:
+        choose = self.choose
+        names = [f"t{number}" for number in range(choose.randint(1, 6))]
+        tasks = []
+        for number, name in enumerate(names):
+            sources = [source for source in names[:number] if choose.random() < 0.4]
+            edges = [
+                {"task": s, "on": choose.choice(["succeeded", "succeeded", "failed", "finished"])} for s in sources
+            ]
+            tasks.append({"id": name, "dependencies": edges, "retries": choose.randint(0, 2), "timeout_s": 120})
+        return plan(
+            *tasks,
+            on_failure=choose.choice(["fail_fast", "carry_on"]),
+            unattended=choose.random() < 0.3,
+            limits={"max_agents": choose.randint(1, 4), "max_iterations": 6},
+        )
+
+    def _step(self) -> None:
+        choose, world = self.choose, self.world
+        kind = choose.choices(
+            ["take", "speak", "again", "lose", "wait", "answer", "tick", "cancel"], [20, 50, 15, 6, 5, 8, 2, 1]
+        )[0]
+        if kind == "take" and (runs := world.all(AgentRun)):
+            run = choose.choice(runs[-3:])
+            held = Held(run.task.id, run.attempt, choose.choice(["r1", "r2"]), run.turn)
+            self.held.append(held)
+            world.start(held.task_id, attempt=held.attempt, runner=held.runner)
+        elif kind == "speak" and self.held:
+            self._speak(choose.choice(self.held[-4:]))
+        elif kind == "again":
+            self._again()
+        elif kind == "lose" and self.held:
+            held = choose.choice(self.held)
+            world.lose(held.task_id, attempt=held.attempt)
+        elif kind == "wait":
+            world.wait(choose.choice([1, 11, 70]))
+        elif kind == "answer" and (asked := world.all(QuestionAsked)):
+            world.answer(choose.choice(asked).question_id, "b")
+        elif kind == "tick":
+            world.tick()
+        elif kind == "cancel":
+            world.cancel()
+
+    def _speak(self, held: Held) -> None:
+        choose, world = self.choose, self.world
+        who = {"attempt": held.attempt, "runner": held.runner}
+        kind = choose.choices(["turn", "succeed", "fail", "ask", "skip a turn"], [60, 10, 8, 10, 2])[0]
+        if kind == "turn":
+            held.turn += 1
+            world.turn(held.task_id, held.turn, text=f"{held.attempt} {held.runner}", **who)  # type: ignore[arg-type]
+        elif kind == "succeed":
+            world.succeed(held.task_id, **who)  # type: ignore[arg-type]
+        elif kind == "fail":
+            world.fail(held.task_id, retryable=choose.random() < 0.7, **who)  # type: ignore[arg-type]
+        elif kind == "ask":
+            default = choose.choice([None, "a"])
+            world.ask(held.task_id, choose.choice(["q1", "q2"]), default=default, **who)  # type: ignore[arg-type]
+        else:
+            held.turn += 2
+
+    def _again(self) -> None:
+        """Any input that was ever heard, again: nothing may change."""
+        event = self.choose.choice(self.world.heard)[0]
+        state = dict(self.world.state)
+        assert self.world.hear(event) == []
+        assert self.world.state == state
+
+    def check(self) -> None:
+        state = self.world.state
+        self._check_said()
+        agents = {key: entity for key, entity in state.items() if isinstance(entity, AgentEntity)}
+        for key, agent in agents.items():
+            assert agent.turn - self.turns.get(key, 0) in (0, 1)
+            self.turns[key] = agent.turn
+        pipeline, plan_ = state.get(f"{PIPELINE}/pipeline"), state.get(f"{PIPELINE}/plan")
+        if isinstance(pipeline, PipelineEntity) and isinstance(plan_, PlanEntity):
+            alive = [agent for agent in agents.values() if not agent.ended]
+            assert pipeline.alive == len(alive) <= plan_.max_agents
+            tasks = [entity for entity in state.values() if isinstance(entity, TaskEntity)]
+            assert pipeline.unfinished == sum(not task.ended for task in tasks) > 0
+            assert pipeline.questions_pending == sum(len(agent.pending) for agent in agents.values())
+            assert (pipeline.state == "NEEDS_INPUT") == (pipeline.questions_pending > 0)
+            assert alive, "a living pipeline has somebody who works on it"
+        self._check_timers(agents)
+
+    def _check_said(self) -> None:
+        said = [output.event for output in self.world.said]
+        assert len({event.id for event in said}) == len(said)
+        assert [event.sequence for event in said] == list(range(1, len(said) + 1))
+        ends = [index for index, event in enumerate(said) if isinstance(event.data, TERMINAL)]
+        assert len(ends) <= 1
+        if ends:
+            assert all(isinstance(event.data, AFTERWARDS) for event in said[ends[0] + 1 :])
+
+    def _check_timers(self, agents: dict[str, AgentEntity]) -> None:
+        """Whatever waits has a timer, and nothing else has one."""
+        expected = set()
+        for key, agent in agents.items():
+            agent_id = key.rpartition("/")[2]
+            if not agent.ended:
+                expected |= {f"question:{question_id}" for question_id in agent.pending}
+                expected |= set() if agent.pending else {f"task:{agent_id}"}
+                expected |= {f"spawn:{agent_id}"} if agent.runner_id is None else set()
+        if f"{PIPELINE}/finished" in self.world.state:
+            expected = {"retention"}
+        assert {timer.name for timer in self.world.timers()} == expected
+
+
+@pytest.mark.covers("P12", "P13", "W10")
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32), st.integers(0, STEPS_MAX))
+def test_every_story_keeps_the_laws_and_ends_once(seed: int, steps: int) -> None:
+    """Losses, zombies, redelivery, two runners on one attempt; then silence: timers alone must bring the end."""
+    story = Story(random.Random(seed))
+    story.play(steps)
+    story.world.wait(10 * 86_400)
+    story._check_said()
+    story.world.terminal()
+    assert story.world.state == {}
+
+
+@pytest.mark.covers("P12")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32), st.integers(0, STEPS_MAX))
+def test_state_is_the_fold_of_the_facts(seed: int, steps: int) -> None:
+    """The facts alone, folded over nothing, give the state that the decisions' deltas gave."""
+    story = Story(random.Random(seed))
+    story.play(steps)
+    decided: dict[str, Entity] = {}
+    folded: dict[str, Entity] = {}
+    for event, now_ms, decision in story.world.heard:
+        builder = DecisionBuilder(decided, event, now_ms, POLICY, ROLES)
+        HANDLERS[type(event.data)](builder, event.data)
+        assert builder.decision() == decision
+        _apply(decided, builder.view.deltas)
+        for fact in builder.facts:
+            view = View(folded, PIPELINE)
+            evolve(view, fact, POLICY)
+            _apply(folded, view.deltas)
+    assert folded == decided == story.world.state
+
+
+def _apply(state: dict[str, Entity], deltas: dict[str, Entity | None]) -> None:
+    for key, entity in deltas.items():
+        if entity is None:
+            del state[key]
+        else:
+            state[key] = entity
+
+
+@pytest.mark.covers("P10", "P12")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32))
+def test_every_answer_reaches_the_attempt_that_counts(seed: int) -> None:
+    """An answer that no finished turn has seen was sent to the current attempt, or will be when it is taken."""
+    story = Story(random.Random(seed))
+    story.play(STEPS_MAX)
+    world = story.world
+    for key, agent in world.state.items():
+        if isinstance(agent, AgentEntity) and not agent.ended:
+            agent_id = key.rpartition("/")[2]
+            said = [message.event.data for message in world.said]
+            since = max(
+                n for n, message in enumerate(said) if isinstance(message, AgentRun) and message.agent_id == agent_id
+            )
+            run = said[since]
+            assert isinstance(run, AgentRun)
+            sent = {answer.request_id for answer in run.answers}
+            sent |= {told.answer.request_id for told in of(AgentAnswer, said[since:]) if told.agent_id == agent_id}
+            if agent.runner_id is not None:
+                assert {kept.request_id for kept in agent.answers} <= sent
+
+
+def digest_of_a_story(seed: int) -> str:
+    story = Story(random.Random(seed))
+    story.play(STEPS_MAX)
+    digest = hashlib.sha256()
+    for output in story.world.said:
+        digest.update(f"{output.topic} {output.key} {output.event}".encode())
+    for key, entity in story.world.state.items():
+        digest.update(key.encode() + msgspec.msgpack.encode(entity))
+    return digest.hexdigest()
+
+
+@pytest.mark.covers("P12")
+def test_decisions_do_not_depend_on_the_seed_of_hashes() -> None:
+    program = "from tests.unit.spawner.test_laws import *; print(*map(digest_of_a_story, range(12)))"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+    assert len(said.pop().split()) == 12
