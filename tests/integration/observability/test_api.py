@@ -249,7 +249,15 @@ def test_what_lives_and_what_is_past_after_a_restart(
             get("/api/observability/errors", tenant="other")["items"],
         ]
 
-    wait_for("the read model", lambda: len(look_list(http)) == 1)
+    def told(client: httpx.Client) -> tuple[list[str], list[Any]]:
+        items = {path: client.get(path).json()["items"] for path in ("/api/active-pipelines", "/api/agents")}
+        return (
+            [one["pipeline_id"] for one in items["/api/active-pipelines"]],
+            sorted((one["pipeline_id"], one["turns"], one["model"]) for one in items["/api/agents"] if one["turns"]),
+        )
+
+    all_told = ["living"], [("finished", 2, "m1"), ("living", 1, "m1")]
+    wait_for("the read model", lambda: told(http) == all_told)
     before = look(http)
     assert before[0] == ["living"]
     assert before[1] == []
@@ -269,11 +277,6 @@ def test_what_lives_and_what_is_past_after_a_restart(
     anew.ready()
     with httpx.Client(base_url=anew.url, timeout=60) as client:
         assert look(client) == before
-
-
-def look_list(client: httpx.Client) -> list[Any]:
-    items: list[Any] = client.get("/api/active-pipelines").json()["items"]
-    return items
 
 
 @pytest.mark.covers("U1")

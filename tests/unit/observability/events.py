@@ -87,6 +87,16 @@ def turn(teller: Teller, number: int, attempt: int = 1, tokens: int = 100) -> Cl
     )  # fmt: skip
 
 
+def losing(teller: Teller) -> Iterator[CloudEvent[Message]]:
+    """The first attempt's lease runs out, and a second one is assigned."""
+    problem = Problem(code="lease_lost", detail="no heartbeat")
+    agent_id = teller.agent_id
+    yield teller.spawner(pipeline.AgentAttemptLost(agent_id=agent_id, attempt=1, runner_id="r1", problem=problem))
+    yield teller.spawner(
+        pipeline.TaskAssigned(task_id="look", agent_id=agent_id, attempt=2, queue="default", role="researcher")
+    )
+
+
 def finishing(teller: Teller) -> Iterator[CloudEvent[Message]]:
     """From the task's success to the terminal event."""
     usage = Usage(input_tokens=200, output_tokens=20, cost_usd=1.0)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from sluice_contracts import topics
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
-from sluice_contracts.messages.base import Problem
 from sluice_observability.domain import read_model
 from sluice_observability.domain.read_model import ReadModel
-from tests.unit.observability.events import Teller, failing, spawning, turn, whole_life
+from tests.unit.observability.events import Teller, failing, finishing, losing, spawning, turn, whole_life
 
 PIPELINE = "11111111-1111-4111-8111-111111111111"
 
@@ -51,34 +50,28 @@ def test_a_failed_pipeline_tells_why() -> None:
     assert view.agents[teller.agent_id].last_problem == view.problem
 
 
-def test_what_an_older_attempt_says_does_not_count() -> None:
+def test_a_turn_counts_once_and_the_spawners_sums_count_in_the_end() -> None:
     teller = Teller(PIPELINE)
-    events = [*spawning(teller), turn(teller, 1)]
-    lost = Problem(code="lease_lost", detail="no heartbeat")
-    events.append(
-        teller.spawner(pipeline.AgentAttemptLost(agent_id=teller.agent_id, attempt=1, runner_id="r1", problem=lost))
-    )
-    events.append(
-        teller.spawner(
-            pipeline.TaskAssigned(
-                task_id="look", agent_id=teller.agent_id, attempt=2, queue="default", role="researcher"
-            )
-        )
-    )
-    events.append(turn(teller, 2, attempt=1, tokens=9_999))
+    events = [*spawning(teller), turn(teller, 1), *losing(teller)]
+    events += [turn(teller, 2, attempt=1, tokens=9_999), turn(teller, 2, attempt=2)]
     view = folded(events).pipeline(PIPELINE)
     assert view is not None
     one = view.agents[teller.agent_id]
-    assert (one.turns, one.usage.input_tokens, one.attempt, one.attempts_lost) == (1, 100, 2, 1)
+    assert (one.turns, one.usage.input_tokens, one.attempt, one.attempts_lost) == (2, 10_099, 2, 1)
+    view = folded([*events, *finishing(teller)]).pipeline(PIPELINE)
+    assert view is not None
+    one = view.agents[teller.agent_id]
+    assert (one.turns, one.usage.input_tokens) == (2, 200)
 
 
 @given(seed=st.integers(0, 2**32))
 def test_repetition_and_order_between_topics_change_nothing(seed: int) -> None:
     draw = random.Random(seed)
     teller = Teller(PIPELINE)
-    opening, turns = list(spawning(teller)), [turn(teller, 1), turn(teller, 2)]
-    expected = folded([*opening, *turns]).pipeline(PIPELINE)
-    left, right = list(opening), list(turns)
+    decided = [*spawning(teller), *losing(teller), *(finishing(teller) if draw.random() < 0.5 else ())]
+    turns = [turn(teller, 1), turn(teller, 2, attempt=1, tokens=9_999), turn(teller, 2, attempt=2)]
+    expected = folded([*decided, *turns]).pipeline(PIPELINE)
+    left, right = list(decided), list(turns)
     events: list[CloudEvent[Message]] = []
     while left or right:
         events.append((left if not right or (left and draw.random() < 0.5) else right).pop(0))

@@ -22,7 +22,7 @@ from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
 from tests.unit.observability.doubles import MemorySource, Message
-from tests.unit.observability.events import Teller, failing, plan, spawning, turn, whole_life
+from tests.unit.observability.events import Teller, failing, losing, plan, spawning, turn, whole_life
 from tests.unit.observability.test_sink import filled
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "analytics.md"
@@ -55,16 +55,7 @@ def lost_attempt(teller: Teller) -> list[CloudEvent[ContractMessage]]:
     zombie = turn(teller, 2, attempt=1, tokens=9_999)
     problem = Problem(code="older_attempt", detail="attempt 1; 2 is current")
     return [
-        teller.spawner(
-            pipeline.AgentAttemptLost(
-                agent_id=teller.agent_id, attempt=1, runner_id="r1", problem=Problem(code="lease_lost", detail="gone")
-            )
-        ),
-        teller.spawner(
-            pipeline.TaskAssigned(
-                task_id="look", agent_id=teller.agent_id, attempt=2, queue="default", role="researcher"
-            )
-        ),
+        *losing(teller),
         zombie,
         teller.spawner(
             pipeline.AgentAttemptRefused(
