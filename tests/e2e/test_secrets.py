@@ -21,8 +21,6 @@ from sluice_localstack import KafkaBroker
 from tests.installation import OWN_STORES, PREFIX, SERVICES, Installation, owned_environment
 from tests.log import Log
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 READS = """
 agents:
   - turns:
@@ -71,7 +69,7 @@ def test_canaries(installation: Installation) -> None:
     assert len(turns) == 3
     assert "[redacted:" in (turns[0].data.prompt.text or ""), "the agent is told, but for the secret"
     query = f"SELECT count() AS n FROM log WHERE pipeline_id = '{pipeline}' AND type = 'pipeline.completed'"
-    installation.until(lambda: installation.sql(query)[0]["n"] != "0", what="all of it is in the log")
+    installation.until(lambda: installation.sql(query)[0]["n"], what="all of it is in the log")
 
     passwords = list(_passwords(installation.directory))
     planted = [canaries.file, canaries.said, canaries.objective, canaries.answer, *passwords]
@@ -141,7 +139,7 @@ def _in_files(installation: Installation, planted: list[str], own: set[Path]) ->
                 yield path, match.decode()
 
 
-def _in_sql(installation: Installation, planted: list[str]) -> dict[str, str]:
+def _in_sql(installation: Installation, planted: list[str]) -> dict[str, int]:
     """Columns of any table that hold something planted: files of ClickHouse are compressed."""
     columns = installation.sql(
         "SELECT table, name, type FROM system.columns WHERE database = currentDatabase() AND type LIKE '%String%'"
@@ -153,7 +151,7 @@ def _in_sql(installation: Installation, planted: list[str]) -> dict[str, str]:
         text = f"toString({column['name']})"
         where = " OR ".join(f"position({text}, '{one}') > 0" for one in planted)
         [counted] = installation.sql(f"SELECT count() AS n FROM {column['table']} WHERE {where}")
-        if counted["n"] != "0":
+        if counted["n"]:
             found[f"{column['table']}.{column['name']}"] = counted["n"]
     return found
 

@@ -22,8 +22,6 @@ from sluice_contracts.messages.plan import Dependency, Plan, TaskSpec
 from tests.history import every_spawned_pipeline_has_one_terminal_event
 from tests.installation import Installation
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 DONE = """
 agents:
   - turns:

@@ -17,8 +17,6 @@ from sluice_runtime.kafka import murmur2
 from tests.faults.verifying import WORK, verify
 from tests.installation import PREFIX, Installation
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 GROUPS = {
     "spawner": ("pipeline.commands", "agent.events.default"),
     "agent-runner": ("agent.tasks.default", "agent.inbox.default"),

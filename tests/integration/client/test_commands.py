@@ -18,8 +18,6 @@ from sluice_client.installation import saved
 from sluice_contracts import ids
 from tests.integration.client.sluice import INCIDENT, Sluice, until
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 QUICK = "agents: [{turns: [{tool_calls: [{name: finish, arguments: {summary: done}}]}]}]"
 SLOW = """
 agents:

@@ -15,8 +15,6 @@ from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.kafka import KafkaBroker
 from tests.integration.client.sluice import Sluice, until
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 TOPIC = "pipeline.commands"
 
 

@@ -12,8 +12,6 @@ import pytest
 from sluice_client.demo.incident import first_error
 from tests.integration.client.sluice import INCIDENT, Sluice
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 
 @pytest.fixture
 def incident(tmp_path: Path) -> Path:

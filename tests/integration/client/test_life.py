@@ -15,8 +15,6 @@ from sluice_client.installation import STATE_FILE, holder
 from tests.integration.agent_runner.model_server import Connection, model_server
 from tests.integration.client.sluice import INCIDENT, Sluice, until
 
-pytestmark = pytest.mark.unproved("not yet seen to pass on a quiet machine")
-
 CANARY = "sk-or-canary-7d1f0c55a1"
 
 

@@ -249,15 +249,13 @@ def test_what_lives_and_what_is_past_after_a_restart(
             get("/api/observability/errors", tenant="other")["items"],
         ]
 
-    def told(client: httpx.Client) -> tuple[list[str], list[Any]]:
-        items = {path: client.get(path).json()["items"] for path in ("/api/active-pipelines", "/api/agents")}
-        return (
-            [one["pipeline_id"] for one in items["/api/active-pipelines"]],
-            sorted((one["pipeline_id"], one["turns"], one["model"]) for one in items["/api/agents"] if one["turns"]),
-        )
+    def told(pipeline_id: str) -> list[Any]:
+        items = http.get("/api/agents", params={"pipeline_id": pipeline_id}).json()["items"]
+        return [(one["turns"], one["model"], one["state"]) for one in items]
 
-    all_told = ["living"], [("finished", 2, "m1"), ("living", 1, "m1")]
-    wait_for("the read model", lambda: told(http) == all_told)
+    wait_for("what lives", lambda: told("living") == [(1, "m1", "BUSY")])
+    wait_for("what has finished", lambda: told("finished") == [(2, "m1", "SUCCEEDED")])
+    wait_for("what has failed", lambda: http.get("/runs/failed/status").json().get("state") == "FAILED")
     before = look(http)
     assert before[0] == ["living"]
     assert before[1] == []

@@ -74,6 +74,10 @@ class MemorySource:
     def names(self) -> Mapping[str, tuple[str, str]]:
         return self._names
 
+    @property
+    def partition_counts(self) -> Mapping[str, int]:
+        return {name: 1 + max(one.number for one in self.messages if one.topic() == name) for name in self._names}
+
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[FetchedMessage]:
         self.on_poll()
         found, self._left = self._left[:max_messages], self._left[max_messages:]

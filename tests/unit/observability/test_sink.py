@@ -15,11 +15,11 @@ from sluice_observability.domain.places import Gap, Place
 from sluice_observability.domain.policy import SinkPolicy
 from sluice_observability.domain.retrying import Backoff
 from sluice_observability.handlers.positions import GrowingClock, positions_in
-from sluice_observability.handlers.refusals import DeadLetterOffice
+from sluice_observability.handlers.refusals import Checker, DeadLetterOffice
 from sluice_observability.handlers.sink import Sink
 from sluice_observability.ports import Database
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog
+from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, partition_for
 from tests.doubles import ManualClock
 from tests.unit.observability.doubles import FaultyDatabase, MemorySource, Message
 from tests.unit.observability.events import whole_life
@@ -45,7 +45,8 @@ class Bench:
         broker = MemoryBroker(self.log, MemoryGroups())
         letters = DeadLetterOffice(broker, self.clock, window_records=100)
         growing = GrowingClock.after(database, self.clock)
-        self.sink = Sink(source, LogColumns(), database, letters, growing, asyncio.get_running_loop(), FAST)
+        checker = Checker(source, broker.partition_for)
+        self.sink = Sink(source, LogColumns(), database, checker, letters, growing, asyncio.get_running_loop(), FAST)
 
     async def run_until(self, done: Callable[[], bool]) -> None:
         stop = asyncio.Event()
@@ -203,24 +204,26 @@ def spawned() -> OutgoingRecord:
 @pytest.mark.covers("C2")
 def test_invalid_events_of_the_spawner_are_dead_letters_once_and_rows_too(engine: ClickHouse) -> None:
     good = spawned()
+    home, elsewhere = (partition_for(b"p1", 2), 1 - partition_for(b"p1", 2))
     messages = [
-        Message("pipeline.events", 0, 0, good.value, good.headers),
-        Message("pipeline.events", 0, 1, b"no json", good.headers),
-        Message("pipeline.events", 0, 2, good.value, []),
+        Message("pipeline.events", home, 0, good.value, good.headers),
+        Message("pipeline.events", home, 1, b"no json", good.headers),
+        Message("pipeline.events", home, 2, good.value, []),
+        Message("pipeline.events", elsewhere, 0, good.value, good.headers),
         Message(TOPIC, 0, 0, b"no json", []),  # its reader, the spawner, refuses it
     ]
 
     async def run() -> list[bytes | None]:
         bench = Bench(MemorySource(messages), engine)
-        await bench.run_until(lambda: rows_in(engine) == 4)
+        await bench.run_until(lambda: rows_in(engine) == 5)
         # Killed after the letters and before the rows: all of it comes again.
         engine.command("TRUNCATE TABLE log")
         engine.command("TRUNCATE TABLE positions")
         again = Bench(MemorySource(messages), engine, bench.log)
-        await again.run_until(lambda: rows_in(engine) == 4)
+        await again.run_until(lambda: rows_in(engine) == 5)
         assert again.sink.figures.dead_letters == 0
         found = bench.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
-        assert [dict(one.headers)["dlq_reason"] for one in found] == [b"not_json", b"bad_headers"]
+        assert [dict(one.headers)["dlq_reason"] for one in found] == [b"not_json", b"bad_headers", b"wrong_partition"]
         return [one.value for one in found]
 
-    assert asyncio.run(run()) == [b"no json", good.value]
+    assert asyncio.run(run()) == [b"no json", good.value, good.value]

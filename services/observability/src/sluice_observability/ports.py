@@ -69,6 +69,11 @@ class LogSource(Protocol):
         """By Kafka's topic name: the name without prefix, and the incarnation under which it is being read."""
         ...
 
+    @property
+    def partition_counts(self) -> Mapping[str, int]:
+        """By Kafka's topic name: how many partitions it has."""
+        ...
+
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[FetchedMessage]:
         """Returns what arrived; empty after the timeout. A broker that is away is waited for, not raised."""
         ...

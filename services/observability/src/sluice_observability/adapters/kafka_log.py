@@ -92,6 +92,7 @@ class KafkaLog:
             logger=logger,
         )
         self._names: dict[str, tuple[str, str]] = {}
+        self._counts: dict[str, int] = {}
         self._assigned: dict[Partition, int] = {}
         self._ends_seen: dict[Partition, int] = {}
         self._gaps: list[Gap] = []
@@ -104,6 +105,11 @@ class KafkaLog:
     def names(self) -> Mapping[str, tuple[str, str]]:
         """See `ports.LogSource.names`."""
         return self._names
+
+    @property
+    def partition_counts(self) -> Mapping[str, int]:
+        """See `ports.LogSource.partition_counts`."""
+        return self._counts
 
     # Reading
 
@@ -200,7 +206,7 @@ class KafkaLog:
                     self._unreadable.discard(at)
                     starts.append(KafkaPartition(topic, number, start.offset))
             self._unassign([topic])
-            self._names[topic] = (name, incarnation)
+            self._names[topic], self._counts[topic] = (name, incarnation), count
         self._consumer.incremental_assign(starts)
         self._assigned.update({(start.topic, start.partition): start.offset for start in starts})
 
@@ -218,6 +224,7 @@ class KafkaLog:
         self._unassign(topics)
         for topic in topics:
             self._names.pop(topic, None)
+            self._counts.pop(topic, None)
 
     def _unassign(self, topics: Collection[str]) -> None:
         gone = [at for at in self._assigned if at[0] in topics]

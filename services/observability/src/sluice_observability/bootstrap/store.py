@@ -16,7 +16,7 @@ from sluice_observability.adapters.migrations import migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
 from sluice_observability.bootstrap.patience import patiently
 from sluice_observability.handlers.positions import GrowingClock, positions_in
-from sluice_observability.handlers.refusals import DeadLetterOffice
+from sluice_observability.handlers.refusals import Checker, DeadLetterOffice
 from sluice_observability.handlers.sink import Sink
 from sluice_observability.ports import Database, LogSource, ReadOnlyDatabase
 from sluice_observability.settings import StoreSettings
@@ -83,7 +83,8 @@ async def open_store(
         policy = settings.sink_policy()
         letters = DeadLetterOffice(broker, clock, window_records=policy.batch_max_rows + policy.poll_max_messages)
         loop = asyncio.get_running_loop()
-        sink = Sink(opened_source, LogColumns(), opened_database, letters, growing, loop, policy)
+        checker = Checker(opened_source, broker.partition_for)
+        sink = Sink(opened_source, LogColumns(), opened_database, checker, letters, growing, loop, policy)
         read_only = (
             EmbeddedReadOnly(settings.clickhouse_directory, settings.query_limits())
             if database is None and settings.clickhouse_url is None

@@ -219,8 +219,8 @@ def _answered(view: PipelineView, data: pipeline.QuestionAnswered, event: CloudE
 
 def _turn_finished(view: PipelineView, data: agent.AgentTurnFinished, event: CloudEvent[Message]) -> None:
     agent_view = _agent(view, data.agent_id)
-    # Of its topic alone, so that it is the same however this topic and the spawner's are interleaved. A turn counts once,
-    # whichever attempt told it first; at the task's success the spawner's sums replace these.
+    # Of its topic alone, so that it is the same however this topic and the spawner's are interleaved. A turn counts
+    # once, whichever attempt told it first; at the task's success the spawner's sums replace these.
     if data.turn > agent_view.turns:
         agent_view.turns = data.turn
         agent_view.usage = agent_view.usage + data.usage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sluice_contracts import codec, topics
 from sluice_contracts.dead_letters import dead_letter
@@ -20,10 +20,16 @@ Letter = tuple[str, int]
 
 
 class Checker:
-    """Finds the invalid records among those that observability refuses; all others have a reader who refuses them."""
+    """Finds the invalid records among those that observability refuses; all others have a reader who refuses them.
 
-    def __init__(self, source: LogSource) -> None:
+    Args:
+        source: Where they come from.
+        partition_for: Kafka's default partitioner; `broker.Broker.partition_for`.
+    """
+
+    def __init__(self, source: LogSource, partition_for: Callable[[bytes, int], int]) -> None:
         self._source = source
+        self._partition_for = partition_for
         self._ours: dict[str, bool] = {}
 
     def invalid(self, messages: Iterable[FetchedMessage]) -> list[Refused]:
@@ -39,6 +45,8 @@ class Checker:
                 record = self._record(message)
                 try:
                     codec.decode(record)
+                    home = self._partition_for(record.key or b"", self._source.partition_counts[topic])
+                    codec.check_partition(record, home)
                 except InvalidRecord as fault:
                     refused.append((record, fault))
         return refused

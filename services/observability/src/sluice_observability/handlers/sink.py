@@ -80,6 +80,7 @@ class Sink:
         source: Where records come from; begins where the table ends.
         columns: Builds rows.
         database: Where they go.
+        checker: Finds what is invalid.
         letters: Writes dead letters.
         clock: Strictly growing, beyond everything in the table.
         loop: Runs the coroutines of the broker's port.
@@ -90,6 +91,7 @@ class Sink:
         source: LogSource,
         columns: Columns,
         database: Database,
+        checker: Checker,
         letters: DeadLetterOffice,
         clock: GrowingClock,
         loop: asyncio.AbstractEventLoop,
@@ -103,7 +105,7 @@ class Sink:
         self._clock = clock
         self._loop = loop
         self._policy = policy
-        self._checker = Checker(source)
+        self._checker = checker
         self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self._writer_ended = threading.Event()
