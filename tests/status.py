@@ -67,11 +67,7 @@ def _module_marks(node: ast.stmt) -> Iterator[tuple[str, list[str]]]:
 
 
 def _mark(node: ast.expr) -> Iterator[tuple[str, list[str]]]:
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("covers", "needs", "unproved")
-    ):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("covers", "needs"):
         yield node.func.attr, [one.value for one in node.args if isinstance(one, ast.Constant)]  # type: ignore[attr-defined]
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from sluice_client.errors import Unreachable
@@ -115,7 +115,7 @@ class EventStream:
                 return connect(
                     address, open_timeout=OPEN_TIMEOUT_S, max_size=MESSAGE_MAX_BYTES, proxy=None, compression=None
                 )
-            except (OSError, InvalidHandshake, InvalidMessage, TimeoutError) as error:
+            except (OSError, WebSocketException, TimeoutError) as error:
                 if self._clock() > until:
                     raise Unreachable(
                         f"{self._address} does not answer for {self._away_max_s:g} s ({type(error).__name__}); "

@@ -34,10 +34,10 @@ class ReadModel:
         self._agents: dict[str, str] = {}
 
     def apply(self, event: CloudEvent[Message]) -> bool:
-        """Folds one event, and says whether it was news."""
+        """Folds one event, and says whether it was news: not one of the spawner's that came again."""
         fold = FOLDS.get(type(event.data))
         if fold is None:
-            return isinstance(event.data, pipeline.PipelineRefused | pipeline.PipelineReported)
+            return True
         by_spawner = not isinstance(event.data, agent.AttemptEvent)
         view = self._known.get(event.subject) or self._unknown.get(event.subject)
         if view is None:
