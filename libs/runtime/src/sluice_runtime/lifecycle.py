@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,10 @@ EXIT_FAILED = 1
 
 EXIT_SETTINGS = 2
 """The settings can't be used: starting it again won't help."""
+
+GC_THRESHOLD_OBJECTS = 20_000
+"""What a service makes by the hundred for each event, and what it keeps by the hundred thousand, is in no cycle:
+looking for cycles as often as by default (700 objects) took a third of the api's processor time, and 8 % of a turn."""
 
 S = TypeVar("S", bound=ServiceSettings)
 Main = Callable[[S, asyncio.Event], Awaitable[None]]
@@ -47,6 +52,9 @@ def run_service(service: str, settings_type: type[S], main: Main[S]) -> int:
     except (SettingsError, CredentialsError, ValueError) as error:
         _log.critical("the settings can't be used: %s", error)
         return EXIT_SETTINGS
+    gc.collect()
+    gc.freeze()  # modules and classes: they stay
+    gc.set_threshold(GC_THRESHOLD_OBJECTS)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_supervise(settings, main))

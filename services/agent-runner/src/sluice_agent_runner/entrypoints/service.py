@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 from sluice_agent_runner.bootstrap import agent_runner
 from sluice_agent_runner.entrypoints.consumer import Consumer
@@ -13,9 +12,6 @@ from sluice_runtime.kafka import KafkaBroker
 from sluice_runtime.metrics import Metrics
 
 SERVICE = "agent-runner"
-
-GC_THRESHOLD_OBJECTS = 20_000
-"""A turn makes some hundred objects, none of them in cycles: collecting as often as by default costs 8 % of a turn."""
 
 
 async def main(settings: RunnerSettings, stop: asyncio.Event) -> None:
@@ -37,9 +33,6 @@ async def main(settings: RunnerSettings, stop: asyncio.Event) -> None:
         agent_runner(settings, broker, metrics=metrics) as wired,
         serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port) as http,
     ):
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD_OBJECTS)
         stopping = asyncio.create_task(stop.wait())
         consumer = Consumer(broker, wired.runner, settings.queues, wired.services.time, wired.services.measures)
         reading = asyncio.create_task(consumer.run())

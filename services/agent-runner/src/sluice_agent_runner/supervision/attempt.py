@@ -68,7 +68,7 @@ class AttemptRunner:
         self._answers: dict[str, Answer] = {}
         self._answered = asyncio.Event()
         self._draining = False
-        self._announced = False
+        self._announcing: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> bool:
@@ -91,25 +91,33 @@ class AttemptRunner:
         Raises:
             PublishFailed: The event may or may not be in the log.
         """
-        if not self._announced:
-            self._announced = True
-            run, runner_id = self._run, self._services.runner_id
-            started = AgentAttemptStarted(agent_id=run.agent_id, attempt=run.attempt, runner_id=runner_id)
-            await self._publish(started, 0)
+        await self._announcement
 
     async def run(self) -> None:
-        """Runs the attempt to its end.
+        """Runs the attempt to its end. The first turn runs while the announcement becomes durable.
 
         Raises:
             PublishFailed: An event may or may not be in the log; nothing more was said.
         """
-        await self.announce()
+        announcement = self._announcement
         try:
-            ending = await self._work()
-        except (UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError) as error:
-            ending = events.failed(self._attempt, self._failure(error))
-        if ending is not None:
-            await self._publish(ending, 0)
+            try:
+                ending = await self._work()
+            except (UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError) as error:
+                ending = events.failed(self._attempt, self._failure(error))
+            if ending is not None:
+                await self._say(ending, 0)
+        finally:
+            if not announcement.cancel() and not announcement.cancelled():
+                announcement.exception()  # of no interest to an attempt that was cancelled
+
+    @property
+    def _announcement(self) -> asyncio.Task[None]:
+        if self._announcing is None:
+            run, runner_id = self._run, self._services.runner_id
+            started = AgentAttemptStarted(agent_id=run.agent_id, attempt=run.attempt, runner_id=runner_id)
+            self._announcing = asyncio.get_running_loop().create_task(self._publish(started, 0))
+        return self._announcing
 
     async def _work(self) -> AgentSucceeded | AgentFailed | None:
         """The turns, and the message that ends them; None if the attempt was drained."""
@@ -166,7 +174,7 @@ class AttemptRunner:
             elif isinstance(action, AskHuman):
                 for question in action.questions:
                     asked = events.input_requested(self._attempt, question, question_timeout_s)
-                    await self._publish(asked, question.request_id)
+                    await self._say(asked, question.request_id)
                 action = machine.on_asked(time.now_ms())
             elif isinstance(action, Wait):
                 answer = await self._next_answer()
@@ -182,7 +190,7 @@ class AttemptRunner:
         link = await artifacts.put(encode_link(record.link), media_type="application/json", kind="transcript")
         texts = events.turn_texts(record)
         stored = await store_large(artifacts, texts)
-        await self._publish(events.turn_finished(self._attempt, record, link, texts, stored), record.turn)
+        await self._say(events.turn_finished(self._attempt, record, link, texts, stored), record.turn)
         measures = self._services.measures
         measures.turn_finished(record.reply.provider)
         for call in record.tool_calls:
@@ -208,8 +216,13 @@ class AttemptRunner:
             return Fail(Problem(code="transcript_broken", detail=detail), retryable=False)
         return Fail(Problem(code="store_unavailable", detail=detail), retryable=True)
 
+    async def _say(self, data: Message, ordinal: int | str) -> None:
+        """Publishes one event of the attempt, after its announcement."""
+        await self._announcement
+        await self._publish(data, ordinal)
+
     async def _publish(self, data: Message, ordinal: int | str) -> None:
-        """Publishes one event of the attempt. Its id is the same however often the step is repeated by this runner."""
+        """The event's id is the same however often the step is repeated by this runner."""
         cause = self._event
         event = CloudEvent(
             id=derived_id(cause.id, self._services.runner_id, data.type, ordinal),

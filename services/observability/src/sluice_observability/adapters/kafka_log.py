@@ -30,8 +30,9 @@ REQUEST_TIMEOUT_S = 10.0
 PREFETCH_MAX_KIB = 64 * 1024
 """What the client holds in memory over all partitions: more than one batch, so that the sink never starves."""
 
-FETCH_WAIT_MAX_MS = 50
-"""How long the broker may hold a fetch that finds nothing: half a flush interval."""
+FETCH_MIN_BYTES = 256 * 1024
+"""The broker answers a fetch when it has so much, or when the reader's time is up: not at every record, which would
+wake this process, and cost the broker as much as the record itself."""
 
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -59,6 +60,7 @@ class KafkaLog:
         group: Named in commits for lag tools; nobody joins it.
         wants: Says of a topic's name (without prefix) whether to read it.
         begin: Gives, by place, the offset at which to begin; what it lacks is read from the first offset.
+        fetch_wait_max_ms: How long a record may wait at the broker for others.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class KafkaLog:
         group: str,
         wants: Callable[[str], bool],
         begin: Mapping[Place, int],
+        fetch_wait_max_ms: int,
     ) -> None:
         self._prefix = prefix
         self._wants = wants
@@ -85,7 +88,8 @@ class KafkaLog:
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "queued.max.messages.kbytes": PREFETCH_MAX_KIB,
-                "fetch.wait.max.ms": FETCH_WAIT_MAX_MS,
+                "fetch.min.bytes": FETCH_MIN_BYTES,
+                "fetch.wait.max.ms": fetch_wait_max_ms,
                 "topic.metadata.refresh.interval.ms": 10_000,
                 "reconnect.backoff.max.ms": 1_000,
             },

@@ -15,7 +15,7 @@ from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.handlers.commands import Commands
 from sluice_observability.handlers.history import History
 from sluice_observability.handlers.live import Live
-from sluice_observability.handlers.tail import Tail, followed
+from sluice_observability.handlers.tail import FETCH_WAIT_MAX_MS, Tail, followed
 from sluice_observability.ports import LogSource, Sql
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.artifacts import ArtifactStore
@@ -92,7 +92,10 @@ async def open_api(
     commands = Commands(broker, clock or SystemClock(), settings.instance_id)
 
     def kafka(begin: dict[Place, int]) -> LogSource:
-        return KafkaLog(settings.kafka(), prefix=settings.topic_prefix, group=GROUP, wants=followed, begin=begin)
+        return KafkaLog(
+            settings.kafka(), prefix=settings.topic_prefix, group=GROUP, wants=followed, begin=begin,
+            fetch_wait_max_ms=FETCH_WAIT_MAX_MS,
+        )  # fmt: skip
 
     async with AsyncExitStack() as opened:
         if sql is None:

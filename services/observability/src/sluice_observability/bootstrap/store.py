@@ -77,10 +77,11 @@ async def open_store(
             logger.info("applied migrations: %s", ", ".join(applied))
         positions = await patiently(lambda: asyncio.to_thread(positions_in, opened_database))
         growing = await patiently(lambda: asyncio.to_thread(GrowingClock.after, opened_database, clock))
-        opened_source: LogSource = source or KafkaLog(
-            settings.kafka(), prefix=settings.topic_prefix, group=GROUP, wants=stored, begin=positions
-        )
         policy = settings.sink_policy()
+        opened_source: LogSource = source or KafkaLog(
+            settings.kafka(), prefix=settings.topic_prefix, group=GROUP, wants=stored, begin=positions,
+            fetch_wait_max_ms=policy.flush_interval_ms // 2,
+        )  # fmt: skip
         letters = DeadLetterOffice(broker, clock, window_records=policy.batch_max_rows + policy.poll_max_messages)
         loop = asyncio.get_running_loop()
         checker = Checker(opened_source, broker.partition_for)

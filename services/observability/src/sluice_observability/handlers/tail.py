@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 POLL_MAX_MESSAGES = 2_000
 """Folded in one step of the event loop: some ten milliseconds, for which a request waits at most."""
 
+FETCH_WAIT_MAX_MS = 20
 POLL_WAIT_S = 0.02
-"""How long records may wait to be taken together: people see an event this much later."""
+"""How long records may wait at the broker, and then here, to be taken together: people see an event this much later."""
 
 
 def followed(topic: str) -> bool:
