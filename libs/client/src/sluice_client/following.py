@@ -10,7 +10,7 @@ from sluice_client.errors import Unreachable
 from sluice_client.stream import EventStream
 
 SETTLE_S = 1.0
-"""The log is behind the live stream by its flush interval, 0.1 s, and a query's time."""
+"""The log is behind the live stream by its flush interval, 0.2 s, and a query's time."""
 
 QUIET_S = 0.3
 """The stream tells several topics: what came before the end may be told a moment after it."""
