@@ -19,7 +19,7 @@ BASE_URLS = {"openrouter": "https://openrouter.ai/api/v1", "openai": "https://ap
 class RunnerSettings(ServiceSettings):
     """The settings of one agent-runner."""
 
-    runner_slots: int = Field(default=64, ge=1, le=1_000, description="Attempts that work at once.")
+    runner_slots: int = Field(default=50, ge=1, le=1_000, description="Attempts that work at once.")
     runner_backlog_max_count: int = Field(
         default=1_000, ge=0, le=1_399, description="Attempts that wait for a slot; with more, no tasks are read."
     )
