@@ -72,6 +72,10 @@ class Body(Value):
     ref: ArtifactRef | None = None
 
 
+COST_DIGITS = 9
+"""Costs are summed to a billionth of a dollar, a thousandth of a token's price: no binary fractions show."""
+
+
 class Usage(Value):
     """What model calls used. Costs are US dollars as the provider reported or priced them."""
 
@@ -83,7 +87,7 @@ class Usage(Value):
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
+            cost_usd=round(self.cost_usd + other.cost_usd, COST_DIGITS),
         )
 
 
