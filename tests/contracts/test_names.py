@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,25 @@ def test_commands_are_imperative_and_events_past_tense(message: type[Message]) -
 @messages
 def test_a_message_says_what_it_means(message: type[Message]) -> None:
     assert message.__doc__, f"{message.type} has no docstring: it is the description in its schema"
+
+
+@pytest.mark.covers("C2")
+@messages
+def test_every_number_is_bounded(message: type[Message]) -> None:
+    """A number that no state can hold, and no JSON, must be refused where it comes in."""
+    for path, part in _numbers(message.model_json_schema()):
+        assert "enum" in part or "const" in part or "maximum" in part or "exclusiveMaximum" in part, path
+
+
+def _numbers(part: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(part, dict):
+        if part.get("type") in ("integer", "number"):
+            yield path, part
+        for name, value in part.items():
+            yield from _numbers(value, f"{path}/{name}")
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            yield from _numbers(value, f"{path}/{number}")
 
 
 @pytest.mark.parametrize("row", topics.TOPICS, ids=[row.name for row in topics.TOPICS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sluice_contracts import ids
+from sluice_contracts.limits import COST_MAX_USD, COUNT_MAX
 from sluice_contracts.messages.agent import AgentRun, AgentStop
 from sluice_contracts.messages.base import Usage
 from sluice_contracts.messages.pipeline import (
@@ -216,3 +217,18 @@ def test_a_role_that_was_removed_since_the_spawn_fails_its_task() -> None:
     assert end.problem is not None
     assert end.problem.code == "unknown_role"
     assert end.tasks == {"a": "succeeded", "b": "failed"}
+
+
+@pytest.mark.covers("C2", "P12")
+def test_the_largest_lawful_numbers_are_decided_kept_and_told() -> None:
+    """What the contract lets in can be stored and written again; sums stop at the limits."""
+    largest = Usage(input_tokens=COUNT_MAX, output_tokens=COUNT_MAX, cost_usd=COST_MAX_USD)
+    body = reference("x").model_copy(update={"size_bytes": COUNT_MAX})
+    budget = {"tokens": COUNT_MAX, "cost_usd": COST_MAX_USD}
+    world = World()
+    world.spawn(plan({"id": "a", "budget": budget}, inputs=[body.model_dump()]))
+    world.start("a")
+    world.turn("a", 1, usage=largest)
+    world.turn("a", 2, usage=largest)
+    world.succeed("a", artifacts=[body])
+    assert world.last(PipelineCompleted).usage == largest

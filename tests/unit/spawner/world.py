@@ -41,6 +41,7 @@ from sluice_spawner.handlers import SpawnerDecider
 
 M = TypeVar("M", bound=Message)
 
+USAGE = Usage(input_tokens=10, output_tokens=2, cost_usd=0.5)
 PIPELINE = "p-1"
 TENANT = "acme"
 START_MS = 1_800_000_000_000
@@ -167,9 +168,10 @@ class World:
         return self.say(AgentAttemptStarted(**self._who(task_id, attempt, runner)), **more)
 
     def turn(
-        self, task_id: str, number: int, *, attempt: int | None = None, runner: str = "r1", text: str = "", **more: Any
-    ) -> list[Message]:
-        return self.say(turn_of(self._who(task_id, attempt, runner), number, text), **more)
+        self, task_id: str, number: int, *, attempt: int | None = None, runner: str = "r1", text: str = "",
+        usage: Usage = USAGE, **more: Any,
+    ) -> list[Message]:  # fmt: skip
+        return self.say(turn_of(self._who(task_id, attempt, runner), number, text, usage), **more)
 
     def succeed(
         self, task_id: str, summary: str = "done", *, attempt: int | None = None, runner: str = "r1",
@@ -259,9 +261,9 @@ def types(messages: Sequence[Message]) -> list[str]:
     return [message.type for message in messages]
 
 
-def turn_of(who: Mapping[str, Any], number: int, text: str = "") -> AgentTurnFinished:
+def turn_of(who: Mapping[str, Any], number: int, text: str = "", usage: Usage = USAGE) -> AgentTurnFinished:
     return AgentTurnFinished(
         **who, turn=number, transcript=reference(f"turn {number} {text}"), provider="scripted", model="m",
-        finish_reason="stop", usage=Usage(input_tokens=10, output_tokens=2, cost_usd=0.5), model_ms=1,
+        finish_reason="stop", usage=usage, model_ms=1,
         prompt=Body(text="p"), response=Body(text="r"),
     )  # fmt: skip

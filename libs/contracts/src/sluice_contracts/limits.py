@@ -29,3 +29,12 @@ TASKS_MAX_COUNT = 1_000
 
 IDENTIFIER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$"
 """Names that become keys, file names and ClickHouse values."""
+
+COUNT_MAX = 2**53 - 1
+"""The largest integer that every reader of JSON keeps exactly (RFC 8259 §6). What is folded into state fits in it."""
+
+COST_MAX_USD = 1e9
+"""A billion dollars: what costs more is a mistake. Infinity and what is not a number are none."""
+
+COST_DIGITS = 9
+"""Costs are summed to a billionth of a dollar, a thousandth of a token's price: no binary fractions show."""

@@ -9,9 +9,11 @@ from pydantic import Field
 from sluice_contracts.messages.base import (
     ArtifactRef,
     Body,
+    Count,
     Identifier,
     Message,
     Milliseconds,
+    Ordinal,
     Problem,
     Summary,
     Text,
@@ -41,10 +43,10 @@ class AgentRun(Message):
     objective: Text = Field(description="The whole pipeline's objective.")
     inputs: tuple[ArtifactRef, ...] = ()
     dependency_outcomes: tuple[TaskOutcome, ...] = ()
-    turn: Annotated[int, Field(ge=0)] = Field(default=0, description="Turns finished so far.")
+    turn: Count = Field(default=0, description="Turns finished so far.")
     transcript: ArtifactRef | None = Field(default=None, description="The last finished turn's link of the transcript.")
     usage: Usage = Usage()
-    max_iterations: Annotated[int, Field(gt=0)] = 50
+    max_iterations: Ordinal = 50
     deadline_at_ms: Milliseconds = Field(
         description="When the task must have ended; from now on, time waited for answers comes on top."
     )
@@ -103,14 +105,14 @@ class AgentTurnFinished(AttemptEvent):
     A turn of which this event was accepted is never run again.
     """
 
-    turn: Annotated[int, Field(ge=1)]
+    turn: Ordinal
     transcript: ArtifactRef
     provider: str
     model: str
     finish_reason: str
     usage: Usage
     model_ms: Milliseconds
-    model_calls: Annotated[int, Field(ge=1)] = Field(default=1, description="With the retries.")
+    model_calls: Ordinal = Field(default=1, description="With the retries.")
     prompt: Body = Field(description="What this turn added to the conversation before the model's answer, as JSON.")
     response: Body
     tool_calls: tuple[ToolCall, ...] = ()
@@ -158,5 +160,5 @@ class RunnerHeartbeat(Message):
 
     runner_id: Identifier
     queues: tuple[Identifier, ...]
-    slots: Annotated[int, Field(ge=1)]
+    slots: Ordinal
     attempts: tuple[HeldAttempt, ...] = ()

@@ -7,13 +7,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from sluice_contracts.limits import IDENTIFIER_PATTERN, SUMMARY_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
+from sluice_contracts.limits import (
+    COST_DIGITS,
+    COST_MAX_USD,
+    COUNT_MAX,
+    IDENTIFIER_PATTERN,
+    SUMMARY_MAX_CHARACTERS,
+    TEXT_MAX_CHARACTERS,
+)
 
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER_PATTERN)]
 Text = Annotated[str, StringConstraints(max_length=TEXT_MAX_CHARACTERS)]
 Summary = Annotated[str, StringConstraints(max_length=SUMMARY_MAX_CHARACTERS)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Milliseconds = Annotated[int, Field(ge=0, description="Milliseconds since the Unix epoch, or a duration.")]
+Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+Ordinal = Annotated[int, Field(ge=1, le=COUNT_MAX)]
+Dollars = Annotated[float, Field(ge=0, le=COST_MAX_USD, allow_inf_nan=False)]
+Milliseconds = Annotated[
+    int, Field(ge=0, le=COUNT_MAX, description="Milliseconds since the Unix epoch, or a duration.")
+]
 
 
 class Value(BaseModel):
@@ -59,7 +71,7 @@ class ArtifactRef(Value):
     """A write-once body in the artifact store, named by the SHA-256 of its bytes."""
 
     sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
     media_type: str = "text/plain; charset=utf-8"
     name: str | None = Field(default=None, max_length=255, description="Where a workspace or a reader shows it.")
     kind: str | None = Field(default=None, max_length=64, description="requirements, design, code, review, report, …")
@@ -72,22 +84,18 @@ class Body(Value):
     ref: ArtifactRef | None = None
 
 
-COST_DIGITS = 9
-"""Costs are summed to a billionth of a dollar, a thousandth of a token's price: no binary fractions show."""
-
-
 class Usage(Value):
-    """What model calls used. Costs are US dollars as the provider reported or priced them."""
+    """What model calls used. Costs are US dollars, as the provider reported or priced them. Sums stop at the limits."""
 
-    input_tokens: Annotated[int, Field(ge=0)] = 0
-    output_tokens: Annotated[int, Field(ge=0)] = 0
-    cost_usd: Annotated[float, Field(ge=0)] = 0.0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cost_usd: Dollars = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost_usd=round(self.cost_usd + other.cost_usd, COST_DIGITS),
+            input_tokens=min(self.input_tokens + other.input_tokens, COUNT_MAX),
+            output_tokens=min(self.output_tokens + other.output_tokens, COUNT_MAX),
+            cost_usd=min(round(self.cost_usd + other.cost_usd, COST_DIGITS), COST_MAX_USD),
         )
 
 

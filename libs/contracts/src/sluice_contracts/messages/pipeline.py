@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from sluice_contracts.messages.base import (
     AgentState,
     ArtifactRef,
+    Count,
     Identifier,
     Message,
     Milliseconds,
+    Ordinal,
     PipelineState,
     Problem,
     Summary,
@@ -23,7 +23,7 @@ from sluice_contracts.messages.base import (
 )
 from sluice_contracts.messages.plan import Plan
 
-Attempt = Annotated[int, Field(ge=1)]
+Attempt = Ordinal
 
 
 @message("pipeline.spawn")
@@ -105,7 +105,7 @@ class PipelineResult(Message):
 
     reason: Summary
     duration_ms: Milliseconds
-    agents_used: Annotated[int, Field(ge=0)]
+    agents_used: Count
     usage: Usage
     tasks: dict[Identifier, TaskStatus]
     problem: Problem | None = None
@@ -157,7 +157,7 @@ class TaskRetried(TaskEvent):
     """A task failed and has retries left: it goes on from its agent's last finished turn."""
 
     agent_id: Identifier
-    retry: Annotated[int, Field(ge=1)]
+    retry: Ordinal
     problem: Problem
 
 
@@ -169,7 +169,7 @@ class TaskSucceeded(TaskEvent):
     summary: Summary
     artifacts: tuple[ArtifactRef, ...] = ()
     usage: Usage = Usage()
-    turns: Annotated[int, Field(ge=0)] = 0
+    turns: Count = 0
 
 
 @message("task.failed")

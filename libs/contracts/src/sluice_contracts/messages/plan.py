@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from sluice_contracts.messages.base import ArtifactRef, Identifier, Text, Value
+from sluice_contracts.messages.base import ArtifactRef, Dollars, Identifier, Ordinal, Text, Value
 
 
 class Dependency(Value):
@@ -19,8 +19,8 @@ class Dependency(Value):
 class Budget(Value):
     """What a task may spend; the turn that would begin beyond it is not begun."""
 
-    tokens: Annotated[int, Field(gt=0)] | None = None
-    cost_usd: Annotated[float, Field(gt=0)] | None = None
+    tokens: Ordinal | None = None
+    cost_usd: Annotated[Dollars, Field(gt=0)] | None = None
 
 
 class ExpectedArtifact(Value):

@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from sluice_contracts.messages.base import COST_DIGITS, AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
+from sluice_contracts.limits import COST_DIGITS, COST_MAX_USD, COUNT_MAX
+from sluice_contracts.messages.base import AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
 from sluice_runtime.deciding import Entity, Timer
 from sluice_spawner.domain.workflow import Condition
 
@@ -65,8 +66,11 @@ class Spent(msgspec.Struct, frozen=True, array_like=True):
 
     def plus(self, input_tokens: int, output_tokens: int, cost_usd: float) -> Spent:
         """The sum."""
-        cost_usd = round(self.cost_usd + cost_usd, COST_DIGITS)
-        return Spent(self.input_tokens + input_tokens, self.output_tokens + output_tokens, cost_usd)
+        return Spent(
+            min(self.input_tokens + input_tokens, COUNT_MAX),
+            min(self.output_tokens + output_tokens, COUNT_MAX),
+            min(round(self.cost_usd + cost_usd, COST_DIGITS), COST_MAX_USD),
+        )
 
     def usage(self) -> Usage:
         """As the contract tells it."""
