@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from confluent_kafka import Consumer
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from sluice_contracts import codec, topics
 from sluice_contracts.envelope import CloudEvent, Record
@@ -189,6 +190,13 @@ def test_a_wrong_request_names_the_field(shared_http: httpx.Client, path: str, b
     assert field in [one["field"] for one in wrong.json()["errors"]]
 
 
+@pytest.mark.covers("U1", "P3")
+def test_a_misspelt_key_of_a_plan_is_refused(shared_http: httpx.Client) -> None:
+    task = {"id": "a", "objective": "x", "role": "researcher", "dependancies": ["b"], "output_schema": {"any": 1}}
+    wrong = shared_http.post("/api/spawn", json={"plan": {"objective": "x", "tasks": [task]}})
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "plan.tasks.0.dependancies")
+
+
 @pytest.mark.covers("U1")
 def test_commands_about_a_pipeline(http: httpx.Client, spawner: Spawner, writer: Writer) -> None:
     http.post("/api/pipeline/cancel", json={"pipeline_id": "p1", "reason": "enough", "tenant": "acme"})
@@ -315,6 +323,15 @@ def test_dead_letters_are_listed_and_filtered(http: httpx.Client, store: Service
     ]
     assert len(http.get("/api/dead-letters", params={"topic": "pipeline.events"}).json()["items"]) == 2
     assert http.get("/api/dead-letters", params={"topic": "agent.tasks.default"}).json()["items"] == []
+
+
+@pytest.mark.covers("O8")
+def test_a_page_of_another_site_does_not_hear_the_stream(api: Service) -> None:
+    address = f"ws://127.0.0.1:{api.port}/ws/events"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(address, origin=Origin("http://elsewhere.example"))
+    assert refused.value.response.status_code == 403
+    connect(address, origin=Origin(f"http://127.0.0.1:{api.port}")).close()
 
 
 @pytest.mark.covers("O8")

@@ -8,16 +8,17 @@ place of a model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sluice_client.errors import InputInvalid
 from sluice_contracts.messages.plan import Plan
+from sluice_contracts.unknown_keys import unknown_keys
 from sluice_runtime.artifacts import ARTIFACT_MAX_BYTES, ArtifactError, ArtifactStore
 from sluice_runtime.yaml_files import InvalidFile, place, shown
 from sluice_runtime.yaml_files import load as load_yaml
@@ -90,7 +91,7 @@ def check_plan(plan: Mapping[str, Any], name: str) -> None:
     Raises:
         InputInvalid: It breaks it; the first fault with its place and value.
     """
-    unknown = next(_unknown_keys(Plan, plan, ()), None)
+    unknown = next(unknown_keys(Plan, plan), None)
     if unknown is not None:
         raise InputInvalid(f"{name}: {place(unknown)}: no plan has this key; correct its spelling, or remove it")
     try:
@@ -231,32 +232,6 @@ def _taken_inputs(holder: dict[str, Any], file: Path) -> tuple[InputFile, ...]:
         inside = not pure.is_absolute() and ".." not in pure.parts and pure.parts
         found += files_at(file.parent / path, str(pure) if inside else None)
     return tuple(found)
-
-
-def _unknown_keys(model: type[BaseModel], value: Any, at: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
-    if not isinstance(value, Mapping):
-        return
-    for key, inner in value.items():
-        field = model.model_fields.get(key)
-        if field is None:
-            yield (*at, str(key))
-            continue
-        nested = next(_models_in(field.annotation), None)
-        if nested is not None:
-            entries: Iterable[tuple[tuple[int | str, ...], Any]] = (
-                [((*at, key, number), one) for number, one in enumerate(inner)]
-                if isinstance(inner, list | tuple)
-                else [((*at, key), inner)]
-            )
-            for where, one in entries:
-                yield from _unknown_keys(nested, one, where)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
 
 
 def _media_type(path: Path, body: bytes) -> str:

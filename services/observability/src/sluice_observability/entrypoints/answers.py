@@ -22,7 +22,7 @@ PAGE_MAX_COUNT = 1_000
 """Entries of one page."""
 
 POLL_LOG_S = 0.05
-"""Between looks into the log for a position: half a flush interval of the sink."""
+"""Between looks into the log for a position: a quarter of the sink's flush interval."""
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,4})\"?\s*(?:$|[,;])", re.IGNORECASE)
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
@@ -22,6 +23,8 @@ CLOSE_INVALID, CLOSE_SLOW, CLOSE_GONE, CLOSE_BUSY = 4400, 4408, 4410, 4429
 CLIENTS_MAX_COUNT = 200
 """Each may hold a queue of events."""
 
+CLOSE_FORBIDDEN = 1008
+
 _OPEN = "stream_clients"
 
 
@@ -35,6 +38,9 @@ async def events(
 ) -> None:
     """Sends events from now on, or those that follow a position; a client that is too slow is told so and dropped."""
     api: Api = socket.app.state.api
+    if not _same_origin(socket):
+        await socket.close(CLOSE_FORBIDDEN)  # before the handshake: HTTP 403
+        return
     await socket.accept()
     state = socket.app.state
     if getattr(state, _OPEN, 0) >= CLIENTS_MAX_COUNT:
@@ -71,6 +77,15 @@ async def events(
         gone.cancel()
         api.live.unsubscribe(client)
         setattr(state, _OPEN, getattr(state, _OPEN) - 1)
+
+
+def _same_origin(socket: WebSocket) -> bool:
+    """Whether a page of another site asks: a browser would let it, since web sockets know no same-origin rule.
+
+    Source: RFC 6455 §10.2. Programs that are no browsers send no Origin.
+    """
+    origin = socket.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
 
 
 async def _until_gone(socket: WebSocket) -> None:

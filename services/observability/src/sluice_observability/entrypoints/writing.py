@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.base import Identifier
 from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCancel, PipelineSpawn, PipelineTick
+from sluice_contracts.messages.plan import Plan
+from sluice_contracts.unknown_keys import unknown_keys
 from sluice_observability.bootstrap.api import Api
 from sluice_observability.domain.views import PipelineView
 from sluice_observability.entrypoints.answers import away, of, wait_asked_s
@@ -28,7 +30,7 @@ IdempotencyKey = Annotated[
 
 
 class Strict(BaseModel):
-    """A request's body: what it does not know is refused, so that a typing error is not a default."""
+    """A request's body: a key that it does not have is refused, so that a typing error is not a default."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,6 +91,9 @@ async def spawn(
         raise ProblemError(
             422, "two_keys", "dedupe_key and Idempotency-Key differ; give one of them", field="dedupe_key"
         )
+    for place in unknown_keys(Plan, (await request.json())["plan"], ("plan",)):
+        where = ".".join(map(str, place))
+        raise ProblemError(422, "unknown_key", f"no plan has {where}; correct its spelling, or remove it", field=where)
     given = body.model_dump(exclude={"tenant"}, exclude_unset=True)
     data = PipelineSpawn.model_validate({**given, "dedupe_key": body.dedupe_key or idempotency_key})
     api = of(request)
