@@ -7,9 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, Producer
 
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Broker, Fenced, TopicPartition
+from sluice_runtime.kafka import KafkaBroker
+from tests.conformance.conftest import kafka_installation
+from tests.kafka import TestKafka
 
 Connect = Callable[[], Broker]
 JOURNAL, STATE, COMMANDS = "pipeline.journal", "pipeline.state", "pipeline.commands"
@@ -194,3 +198,46 @@ def test_a_follower_hears_what_comes_after_it_and_nothing_before(installation: A
         await follower.close()
 
     run(installation, test)
+
+
+def test_offsets_are_found_by_time(installation: Any) -> None:
+    async def test(connect: Connect) -> None:
+        broker = connect()
+        at = TopicPartition("pipeline.commands", 0)
+        assert await broker.offset_at(at, 0) == 0
+        for text in ("a", "b"):
+            await broker.append(record("pipeline.commands", text), 0)
+        read: list[Record] = []
+        await broker.read(at, 0, 2, read.extend)
+        assert await broker.offset_at(at, read[0].timestamp_ms) == 0
+        assert await broker.offset_at(at, read[1].timestamp_ms + 1) == 2
+        assert await broker.offset_at(at, -5) == 0
+
+    run(installation, test)
+
+
+@pytest.mark.covers("C2")
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_is_read_and_none_hides_a_large_record(kafka: TestKafka, codec: str) -> None:
+    """The broker undoes it: a reader needs no codec, and 30 KB never become 30 MB in its memory."""
+    told: list[KafkaError | None] = []
+
+    async def main() -> None:
+        async with kafka_installation(kafka) as connect:
+            broker = connect()
+            assert isinstance(broker, KafkaBroker)
+            topic = f"{broker._prefix}pipeline.commands"
+            settings = {"compression.type": codec, "message.max.bytes": 100_000_000}
+            producer = Producer({**kafka.connection.confluent(), **settings})
+            for value in (b"y" * 1_000_000, b"x" * 30_000_000):
+                producer.produce(topic, value, partition=0, on_delivery=lambda error, _: told.append(error))
+                await asyncio.to_thread(producer.flush, 60)
+            at = TopicPartition("pipeline.commands", 0)
+            read: list[Record] = []
+            await broker.read(at, 0, (await broker.bounds([at]))[at].end, read.extend)
+            assert [one.value for one in read] == [b"y" * 1_000_000]
+
+    asyncio.run(main())
+    assert told[0] is None
+    assert told[1] is not None
+    assert told[1].code() == KafkaError.MSG_SIZE_TOO_LARGE

@@ -52,11 +52,17 @@ ROLE = Role(
 
 @dataclass(slots=True)
 class Shared:
-    """What all runners share: the artifact store, the group's committed offsets, the model's bill."""
+    """What all runners share: the artifact store, the group's committed offsets, the model's bill.
+
+    Attributes:
+        finished: Agent and turn of all turns that are in the log.
+        paid_again: Model calls for such a turn.
+    """
 
     artifacts: dict[str, bytes] = field(default_factory=dict)
     committed: dict[TopicPartition, int] = field(default_factory=dict)
-    calls: dict[tuple[str, int], int] = field(default_factory=dict)
+    finished: set[tuple[str, int]] = field(default_factory=set)
+    paid_again: list[tuple[str, int]] = field(default_factory=list)
 
     def put(self, body: bytes) -> ArtifactRef:
         digest = sha256(body).hexdigest()
@@ -172,8 +178,8 @@ class RunnerInstance:
             return
         match held.action:
             case CallModel(request=request):
-                key = (request.agent_id, request.turn)
-                self.shared.calls[key] = self.shared.calls.get(key, 0) + 1
+                if (request.agent_id, request.turn) in self.shared.finished:
+                    self.shared.paid_again.append((request.agent_id, request.turn))
                 if self.random.random() < 0.03:
                     held.action = machine.on_model_failed("rate_limited", "429", retryable=True)
                 else:
@@ -184,6 +190,7 @@ class RunnerInstance:
                 ref = self.shared.put(encode_link(record.link))
                 data = turn_finished(attempt, record, ref, turn_texts(record), {})
                 self._say(held, data, f"turn-{record.turn}")
+                self.shared.finished.add((held.run.agent_id, record.turn))
                 held.action = machine.on_turn_durable(ref.sha256, now_ms)
             case AskHuman(questions=questions):
                 for question in questions:

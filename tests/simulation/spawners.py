@@ -7,6 +7,7 @@ his memory, and goes on later as if nothing had happened.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.messages.agent import RunnerHeartbeat
 from sluice_runtime.broker import Fenced, TopicPartition
 from sluice_runtime.deciding import Decider
-from sluice_runtime.memory import MemoryLog, partition_for
+from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, partition_for
 from sluice_runtime.processor import journal
 from sluice_runtime.processor.partition import Draft, Injected, Partition
+from sluice_runtime.processor.publishing import missing
 from sluice_spawner.adapters.leases import LeaseWatch
 from tests.doubles import ManualClock
 
@@ -94,7 +96,9 @@ class Owner:
         self.partition.restore_journal(self._log.read(self._at_journal, start, offset + 1))
         self.partition.claimed(offset)
         self._claim = offset
-        self._unsent.extend((None, record) for record in self.partition.unpublished())
+        broker = MemoryBroker(self._log, MemoryGroups())
+        left = asyncio.run(missing(broker, self.partition.unpublished(), self.partition.unpublished_since_ms))
+        self._unsent.extend((None, record) for record in left)
         self._unsent.append((None, None))
 
     def _send_one(self) -> None:

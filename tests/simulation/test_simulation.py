@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.history import check
-from tests.simulation.world import World
+from tests.simulation.world import Faults, World
 
 PINNED = [10, 80, 285, 311]
 """Seeds that found a fault once: an owner that woke up after its successor's claim had been trimmed away."""
@@ -26,10 +26,19 @@ def test_seeds_that_failed_once(seed: int) -> None:
     prove(seed)
 
 
-def prove(seed: int) -> None:
-    world = World(seed)
+@pytest.mark.covers("P12", "W10")
+@pytest.mark.parametrize("seed", range(60))
+def test_no_finished_turn_is_paid_again(seed: int) -> None:
+    """Whatever crashes. (A frozen process that wakes may begin a turn before it hears that its attempt is over.)"""
+    world = prove(seed, Faults(freeze=0, jump=0, redeliver=0))
+    assert world.shared.paid_again == []
+
+
+def prove(seed: int, faults: Faults | None = None) -> World:
+    world = World(seed, faults)
     try:
         world.run()
         check(world.history(), world.spawned)
     except Exception as error:
         raise AssertionError(f"seed {seed}: {error}") from error
+    return world

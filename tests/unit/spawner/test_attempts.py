@@ -210,7 +210,7 @@ def test_a_failure_that_is_not_retryable_is_final() -> None:
 
 @pytest.mark.covers("P13", "W10")
 def test_an_attempt_that_no_runner_takes_is_handed_out_again_and_at_last_fails() -> None:
-    world = World()
+    world = World(SpawnerPolicy(spawn_attempts_max=6))
     world.spawn(plan("a"))
     assert world.wait(9.9) == []
     said = world.wait(0.1)

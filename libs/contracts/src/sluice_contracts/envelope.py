@@ -7,7 +7,9 @@ from typing import Generic, TypeVar
 
 from sluice_contracts.messages.base import Message
 
-Headers = tuple[tuple[str, bytes], ...]
+Headers = tuple[tuple[str, bytes | None], ...]
+"""In their order; Kafka lets a value be null, and a name come more than once."""
+
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 SYSTEM_TENANT = "system"

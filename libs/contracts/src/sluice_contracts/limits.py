@@ -7,7 +7,11 @@ INLINE_BODY_MAX_BYTES = 64 * 1024
 """A prompt, response or result up to this size stands in its event; a larger one is an artifact named by its hash."""
 
 RECORD_MAX_BYTES = 2 * 1024 * 1024
-"""`max.message.bytes` of the topics: above the contract's own limit, so that an oversized record can be refused."""
+"""`max.message.bytes` of the topics: above the contract's own limit, so that an oversized record can be refused. It
+bounds a batch of records as they are read: the broker undoes compression."""
+
+STORE_RECORD_MAX_BYTES = 16 * 1024 * 1024
+"""`max.message.bytes` of a service's own topics: a batch of decisions is one record."""
 
 JSON_MAX_DEPTH = 32
 """No message of ours nests deeper than eight; a hostile one must not reach a recursive parser."""

@@ -176,7 +176,9 @@ def concrete_topics(*, queues: Sequence[str], partitions: int) -> list[ConcreteT
 
 
 def _configs(row: Topic) -> dict[str, str]:
-    configs = {"cleanup.policy": row.cleanup, "max.message.bytes": str(limits.RECORD_MAX_BYTES)}
+    size = limits.STORE_RECORD_MAX_BYTES if row.internal else limits.RECORD_MAX_BYTES
+    # Uncompressed: whatever codec a producer uses every reader can read, and 30 KB can't become 30 MB in its memory.
+    configs = {"cleanup.policy": row.cleanup, "max.message.bytes": str(size), "compression.type": "uncompressed"}
     if row.cleanup == "delete":
         configs["retention.ms"] = str(-1 if row.retention_ms is None else row.retention_ms)
     return configs

@@ -129,6 +129,14 @@ class Broker(Protocol):
         """The partitions' bounds at some moment between call and return."""
         ...
 
+    async def offset_at(self, at: TopicPartition, timestamp_ms: int) -> int:
+        """The offset of the first record whose timestamp is not below; the partition's end if there is none.
+
+        Raises:
+            BrokerUnavailable: The broker is away.
+        """
+        ...
+
     async def partitions(self, topic: str) -> int:
         """The partition count of a topic.
 

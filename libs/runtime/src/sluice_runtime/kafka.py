@@ -199,6 +199,14 @@ class KafkaBroker:
             first, end = await asyncio.gather(reader.beginning_offsets(wanted), reader.end_offsets(wanted))
         return {at: Bounds(first[kafka], end[kafka]) for at, kafka in zip(partitions, wanted, strict=True)}
 
+    async def offset_at(self, at: TopicPartition, timestamp_ms: int) -> int:
+        """See `broker.Broker.offset_at`."""
+        kafka = self._kafka(at)
+        with self._looking:
+            reader = await self._started_reader()
+            found = (await reader.offsets_for_times({kafka: max(0, timestamp_ms)})).get(kafka)
+            return int(found.offset) if found is not None else int((await reader.end_offsets([kafka]))[kafka])
+
     async def partitions(self, topic: str) -> int:
         """See `broker.Broker.partitions`."""
         with self._looking:

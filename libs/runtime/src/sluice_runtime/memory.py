@@ -286,6 +286,12 @@ class MemoryBroker:
         """See `broker.Broker.bounds`."""
         return {at: self._log.bounds(at) for at in partitions}
 
+    async def offset_at(self, at: TopicPartition, timestamp_ms: int) -> int:
+        """See `broker.Broker.offset_at`."""
+        bounds = self._log.bounds(at)
+        later = (one.offset for one in self._log.read(at, bounds.first) if one.timestamp_ms >= timestamp_ms)
+        return next(later, bounds.end)
+
     async def partitions(self, topic: str) -> int:
         """See `broker.Broker.partitions`."""
         return self._log.partitions(topic)

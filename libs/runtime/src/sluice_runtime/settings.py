@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -27,6 +27,14 @@ _SHOWN_VALUE_MAX_CHARACTERS = 200
 
 class SettingsError(Exception):
     """The settings can't be used: correct the variables that the message names, and start again."""
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Directories = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_commas)]
+"""Directories, separated by commas."""
 
 
 def _instance_id() -> str:
@@ -79,7 +87,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("queues", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return _split_commas(value)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -152,7 +160,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
     """A service's settings as a Markdown table: variable, default, meaning."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in settings.model_fields.items():
-        if field.default_factory is not None or field.default is None:
+        if field.default_factory is not None or field.default in (None, ()):
             default = "–"
         elif field.default is PydanticUndefined:
             default = "required"

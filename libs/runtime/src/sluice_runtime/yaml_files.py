@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,19 @@ class InvalidFile(Exception):
     """A file has to be repaired by whoever wrote it. The message names file, place, value and what was expected."""
 
 
+_BOOLEAN = "tag:yaml.org,2002:bool"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, without merge keys; a key that stands twice is an error."""
+    """YAML's safe subset, without merge keys; a key that stands twice is an error.
+
+    Only true and false are booleans (YAML 1.2, core schema): `on` is a key of plans, and `no` a word of people.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, expression) for tag, expression in resolvers if tag != _BOOLEAN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -37,6 +49,9 @@ class _Loader(yaml.SafeLoader):
                         problem=f"key {key_node.value!r} stands twice", problem_mark=key_node.start_mark
                     )
                 seen.add(key_node.value)
+
+
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def load(path: Path) -> Any:

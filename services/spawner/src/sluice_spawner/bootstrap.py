@@ -30,13 +30,13 @@ class Spawner:
         inputs = [topics.PIPELINE_COMMANDS.name, *(topics.AGENT_EVENTS.for_queue(queue) for queue in settings.queues)]
 
         def make_partition(number: int, partition_of: Callable[[bytes], int]) -> Partition:
-            self._leases.forget(number)
             return Partition(
                 number,
                 decider,
                 service=SERVICE,
                 partition_of=partition_of,
                 observe=lambda key, entity: self._leases.observe(number, key, entity),
+                own_dead_letters_max=settings.own_dead_letters_max_count,
             )
 
         self.processor = Processor(
@@ -46,6 +46,7 @@ class Spawner:
             group=SERVICE,
             owner=settings.instance_id,
             make_partition=make_partition,
+            released=self._leases.forget,
             metrics=metrics,
         )
         self.heartbeats = HeartbeatListener(broker, clock, self._leases, self.processor)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from pydantic import Field
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode
-
-from sluice_runtime.settings import ServiceSettings
+from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
+from sluice_runtime.settings import Directories, ServiceSettings
 from sluice_spawner.domain.policy import SpawnerPolicy
 
 _DEFAULTS = SpawnerPolicy()
@@ -17,9 +14,9 @@ _DEFAULTS = SpawnerPolicy()
 class SpawnerSettings(ServiceSettings):
     """The spawner's settings: those of every service, and its own."""
 
-    roles_directories: Annotated[tuple[Path, ...], NoDecode] = Field(
+    roles_directories: Directories = Field(
         default=(),
-        description="Directories with roles of one's own, separated by commas; they add to the shipped ones.",
+        description="Folders of your own roles, separated by commas; they add to the shipped ones, later ones win.",
     )
     lease_ms: int = Field(
         default=6_000, ge=1_000, le=600_000, description="An attempt that no heartbeat names for so long is lost."
@@ -28,20 +25,32 @@ class SpawnerSettings(ServiceSettings):
         default=10_000, ge=1_000, le=300_000, description="A spawner that Kafka does not hear of loses its partitions."
     )
     spawn_timeout_s: int = Field(
-        default=_DEFAULTS.spawn_timeout_s, ge=1, description="Until a runner takes an attempt."
+        default=_DEFAULTS.spawn_timeout_s, ge=1, description="From an attempt's assignment until a runner takes it."
     )
     spawn_attempts_max: int = Field(
-        default=_DEFAULTS.spawn_attempts_max, ge=1, description="Untaken attempts in a row."
+        default=_DEFAULTS.spawn_attempts_max,
+        ge=1,
+        description="Attempts in a row that no runner took; then the task fails: `agent_timeout`.",
     )
-    lost_attempts_max: int = Field(default=_DEFAULTS.lost_attempts_max, ge=1, description="Lost attempts of one agent.")
+    lost_attempts_max: int = Field(
+        default=_DEFAULTS.lost_attempts_max,
+        ge=1,
+        description="Attempts of one agent whose lease ran out; then the task fails: `agent_timeout`.",
+    )
+    questions_per_pipeline_max: int = Field(
+        default=_DEFAULTS.questions_per_pipeline_max, ge=0, description="Questions of one pipeline over its life."
+    )
     finished_retention_s: int = Field(
-        default=_DEFAULTS.finished_retention_s, ge=60, description="How long a finished pipeline is known."
+        default=_DEFAULTS.finished_retention_s,
+        ge=60,
+        description="How long a finished pipeline is known; longer than `pipeline.commands` is kept (7 days).",
     )
 
-    @field_validator("roles_directories", mode="before")
-    @classmethod
-    def _split_directories(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    own_dead_letters_max_count: int = Field(
+        default=OWN_DEAD_LETTERS_MAX_COUNT,
+        ge=1,
+        description="Refused records of our own services in a row; with more the spawner stops: a bad deployment.",
+    )
 
     def policy(self) -> SpawnerPolicy:
         """The settings of the decisions."""
@@ -49,5 +58,6 @@ class SpawnerSettings(ServiceSettings):
             spawn_timeout_s=self.spawn_timeout_s,
             spawn_attempts_max=self.spawn_attempts_max,
             lost_attempts_max=self.lost_attempts_max,
+            questions_per_pipeline_max=self.questions_per_pipeline_max,
             finished_retention_s=self.finished_retention_s,
         )

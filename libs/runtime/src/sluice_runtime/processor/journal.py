@@ -29,7 +29,7 @@ class StoredOutput(msgspec.Struct, frozen=True, array_like=True):
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]  # a refused record's may be null, and its dead letter keeps them
 
     def record(self) -> OutgoingRecord:
         """The record to publish."""

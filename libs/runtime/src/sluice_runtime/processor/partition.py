@@ -33,11 +33,15 @@ class JournalTooLarge(Exception):
 
 
 OWN_DEAD_LETTERS_MAX_COUNT = 100
-"""Refused records of our own services in a row, without a valid one between. Strangers' records do not count: nobody
-may stop the processor by sending rubbish."""
+"""Refused records of our own services in a row, without a valid one between. What stands on a topic that others may
+write, too, does not count: nobody may stop the processor by sending rubbish."""
 
-BATCH_OUTPUT_MAX_BYTES = 1024 * 1024
-"""A batch is closed once it has this many bytes: it must stay well below the journal topic's `max.message.bytes`."""
+BATCH_MAX_BYTES = 1024 * 1024
+"""A batch is closed once it has this many bytes. With the largest decision after it, which is of a record of 2 MiB, it
+stays well below the journal topic's `max.message.bytes`."""
+
+OUTPUT_OVERHEAD_BYTES = 512
+"""Key, topic and headers of an output; those of a dead letter, which may be long, are counted."""
 
 DeltaObserver = Callable[[str, Entity | None], None]
 
@@ -49,6 +53,7 @@ class Draft:
     batch: Batch
     value: bytes
     inputs: int
+    refused: tuple[tuple[str, Refusal], ...] = ()  # topic and reason of each invalid record
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Injected:
 @dataclass(slots=True)
 class _Restored:
     epoch: int = -1
+    since_ms: int = 0  # when the oldest batch that may be unpublished was appended
     last_offset: int = -1
     unpublished: deque[tuple[int, list[StoredOutput]]] = field(default_factory=deque)
 
@@ -74,6 +80,7 @@ class Partition:
         service: The name that dead letters give as their source.
         partition_of: Maps a key to the partition that it belongs to.
         observe: Told of every change of an entity, also while restoring; for indexes such as the leases.
+        own_dead_letters_max: See `OWN_DEAD_LETTERS_MAX_COUNT`.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Partition:
         service: str,
         partition_of: Callable[[bytes], int],
         observe: DeltaObserver = lambda key, entity: None,
+        own_dead_letters_max: int = OWN_DEAD_LETTERS_MAX_COUNT,
     ) -> None:
         self.number = number
         self.state: dict[str, Entity] = {}
@@ -100,6 +108,7 @@ class Partition:
         self._heap: list[tuple[int, str, int]] = []
         self._restored = _Restored()
         self._own_dead_letters = 0
+        self._own_dead_letters_max = own_dead_letters_max
 
     # Restoring
 
@@ -149,6 +158,8 @@ class Partition:
             while restored.unpublished and restored.unpublished[0][0] <= entry.published_through:
                 restored.unpublished.popleft()
             if entry.outputs:
+                if not restored.unpublished:
+                    restored.since_ms = record.timestamp_ms
                 restored.unpublished.append((record.offset, entry.outputs))
 
     def claimed(self, offset: int) -> None:
@@ -161,8 +172,13 @@ class Partition:
             raise Fenced(f"partition {self.number}: the last claim is at {self._restored.epoch}, ours at {offset}")
 
     def unpublished(self) -> list[OutgoingRecord]:
-        """Outputs of durable batches that may not have been published: publish them again, then call `published`."""
+        """Outputs of durable batches that may not have been published: publish what lacks, then call `published`."""
         return [output.record() for _, outputs in self._restored.unpublished for output in outputs]
+
+    @property
+    def unpublished_since_ms(self) -> int:
+        """When the first of them was decided, by the clock of who decided it. None can have been published before."""
+        return self._restored.since_ms
 
     # Deciding
 
@@ -176,38 +192,33 @@ class Partition:
             Exception: What the decider raises: a defect; stop.
         """
         self.now_ms = now_ms = max(self.now_ms, now_ms)
-        deltas: dict[str, Entity | None] = {}
-        outputs: list[StoredOutput] = []
-        size = taken = 0
+        making = _Making(now_ms, self._entities)
+        taken = 0
         for item in inputs:
-            if size >= BATCH_OUTPUT_MAX_BYTES:
+            if making.size_bytes >= BATCH_MAX_BYTES:
                 break
             taken += 1
-            made = len(outputs)
             if isinstance(item, Injected):
-                self._decide_event(item.event, now_ms, deltas, outputs)
+                self._decide_event(item.event, making)
             elif item.offset >= self.positions.get(item.topic, 0):
-                self._decide_record(item, now_ms, deltas, outputs)
+                self._decide_record(item, making)
                 self.positions[item.topic] = item.offset + 1
-            size += sum(len(output.value or b"") + 512 for output in outputs[made:])
         batch = Batch(
             epoch=self._restored.epoch,
             now_ms=now_ms,
             positions=dict(self.positions),
-            deltas={key: None if entity is None else self._entities.encode(entity) for key, entity in deltas.items()},
-            outputs=outputs,
+            deltas=making.deltas,
+            outputs=making.outputs,
             published_through=self._published_through,
         )
-        return Draft(batch, journal.encode(batch), taken)
+        return Draft(batch, journal.encode(batch), taken, tuple(making.refused))
 
     @property
     def _published_through(self) -> int:
         waiting = self._restored.unpublished
         return waiting[0][0] - 1 if waiting else self._restored.last_offset
 
-    def _decide_record(
-        self, record: Record, now_ms: int, deltas: dict[str, Entity | None], outputs: list[StoredOutput]
-    ) -> None:
+    def _decide_record(self, record: Record, making: _Making) -> None:
         try:
             event = codec.decode(record)
             assert record.key is not None
@@ -215,35 +226,31 @@ class Partition:
                 codec.check_partition(record, self._partition_of(record.key))
         except InvalidRecord as fault:
             self._count_dead_letter(record, fault)
-            outputs.append(_stored(dead_letter(record, fault.reason, fault.detail, self._service, now_ms)))
+            making.refuse(record, fault, self._service)
             return
         self._own_dead_letters = 0
-        self._decide_event(event, now_ms, deltas, outputs)
+        self._decide_event(event, making)
 
-    def _decide_event(
-        self,
-        event: CloudEvent[Message],
-        now_ms: int,
-        deltas: dict[str, Entity | None],
-        outputs: list[StoredOutput],
-    ) -> None:
-        decision = self._decider.decide(self.state, event, now_ms)
+    def _decide_event(self, event: CloudEvent[Message], making: _Making) -> None:
+        decision = self._decider.decide(self.state, event, making.now_ms)
         for key, entity in decision.deltas.items():
             self._apply(key, entity)
-            deltas[key] = entity
+            making.change(key, entity)
             self.dirty[key] = entity
         for output in decision.outputs:
-            outputs.append(_stored(codec.encode(output.event, topic=output.topic, key=output.key)))
+            making.publish(codec.encode(output.event, topic=output.topic, key=output.key))
 
     def _count_dead_letter(self, record: Record, fault: InvalidRecord) -> None:
-        source = dict(record.headers).get("ce_source", b"").partition(b"/")[0].decode("utf-8", "replace")
-        if source not in topics.SERVICES or fault.reason is Refusal.FORGED_SOURCE:
+        row = topics.find(record.topic)
+        if row is None or not all(writer in topics.SERVICES for writer in row.writers):
             return
         self._own_dead_letters += 1
-        if self._own_dead_letters > OWN_DEAD_LETTERS_MAX_COUNT:
+        if self._own_dead_letters > self._own_dead_letters_max:
+            writers = ", ".join(row.writers)
             raise TooManyDeadLetters(
-                f"{self._own_dead_letters} records of {source} in a row were refused, the last at {record.topic}"
-                f"[{record.partition}]@{record.offset}: {fault}. Compare the releases of {source} and {self._service}."
+                f"{self._own_dead_letters} records of {writers} in a row were refused, the last at {record.topic}"
+                f"[{record.partition}]@{record.offset}: {fault}. Compare the releases of {writers} and {self._service}."
+                " To let them all become dead letters, start once with SLUICE_OWN_DEAD_LETTERS_MAX_COUNT raised."
             )
 
     # Durability
@@ -351,5 +358,27 @@ class Partition:
         self._observe(key, entity)
 
 
-def _stored(record: OutgoingRecord) -> StoredOutput:
-    return StoredOutput(record.topic, record.key, record.value, record.headers)
+class _Making:
+    """A batch in the making."""
+
+    def __init__(self, now_ms: int, entities: EntityCodec) -> None:
+        self.now_ms = now_ms
+        self.deltas: dict[str, bytes | None] = {}
+        self.outputs: list[StoredOutput] = []
+        self.refused: list[tuple[str, Refusal]] = []
+        self.size_bytes = 0
+        self._entities = entities
+
+    def change(self, key: str, entity: Entity | None) -> None:
+        raw = None if entity is None else self._entities.encode(entity)
+        self.deltas[key] = raw
+        self.size_bytes += len(key) + len(raw or b"")
+
+    def publish(self, record: OutgoingRecord) -> None:
+        self.outputs.append(StoredOutput(record.topic, record.key, record.value, record.headers))
+        self.size_bytes += len(record.value or b"") + OUTPUT_OVERHEAD_BYTES
+
+    def refuse(self, record: Record, fault: InvalidRecord, service: str) -> None:
+        self.publish(dead_letter(record, fault.reason, fault.detail, service, self.now_ms))
+        self.size_bytes += sum(len(name) + len(value or b"") for name, value in record.headers)
+        self.refused.append((record.topic, fault.reason))

@@ -49,6 +49,7 @@ class Processor:
 
     Args:
         make_partition: Makes the empty partition of a number, given the mapping from keys to partitions.
+        released: Told of a partition that is no longer ours, before it can be given to us again.
         group: The consumer group, and the stem of the transactional ids.
         owner: Names this instance in claims.
     """
@@ -64,6 +65,7 @@ class Processor:
         make_partition: Callable[[int, Callable[[bytes], int]], Partition],
         metrics: Metrics,
         policy: ProcessorPolicy | None = None,
+        released: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -71,6 +73,7 @@ class Processor:
         self._group = group
         self._owner = owner
         self._make_partition = make_partition
+        self._released = released
         self._metrics = metrics
         self._policy = policy or ProcessorPolicy()
         self._workers: dict[int, Worker] = {}
@@ -216,6 +219,8 @@ class Processor:
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for number in tasks:
+            self._released(number)
 
     async def _own(self, number: int) -> None:
         assert self._subscribed is not None

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition, Transaction
 from sluice_runtime.clock import Clock
 from sluice_runtime.deciding import Entity
-from sluice_runtime.metrics import COMMIT_DURATION, RESTORE_DURATION, Metrics
+from sluice_runtime.metrics import COMMIT_DURATION, RECORDS_REFUSED, RESTORE_DURATION, Metrics
 from sluice_runtime.processor import journal
 from sluice_runtime.processor.partition import Draft, Injected, JournalTooLarge, Partition
+from sluice_runtime.processor.publishing import missing
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class ProcessorPolicy:
     """Inputs in one batch: bounds the time in which a batch is decided to some ten milliseconds."""
 
     queued_inputs_max: int = 5_000
+    queued_bytes_max: int = 32 * 1024 * 1024
     """Records waiting per partition; beyond it the partition is held: memory stays bounded whatever the backlog."""
 
     unpublished_batches_max: int = 64
@@ -44,7 +47,7 @@ class ProcessorPolicy:
     """Entities encoded at a stretch, so that a checkpoint never holds deciding up for more than some milliseconds."""
 
     journal_record_max_bytes: int = 8 * 1024 * 1024
-    """Below the journal topic's `max.message.bytes`."""
+    """Below the journal topic's `max.message.bytes` (`limits.STORE_RECORD_MAX_BYTES`)."""
 
 
 class Worker:
@@ -77,6 +80,7 @@ class Worker:
         self._clock = clock
         self._commit_duration = metrics.histogram(COMMIT_DURATION)
         self._restore_duration = metrics.histogram(RESTORE_DURATION)
+        self._metrics = metrics
         self._policy = policy
         self._owner = owner
         self._inputs = [TopicPartition(topic, partition.number) for topic in input_topics]
@@ -85,6 +89,7 @@ class Worker:
         self._transactional_id = transactional_id
         self._transaction: Transaction | None = None
         self._queue: deque[Record | Injected] = deque()
+        self._queued_bytes = 0
         self._sensed: deque[Injected] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -120,7 +125,9 @@ class Worker:
             )
         await self._broker.read(self._journal, start, offset + 1, self.partition.restore_journal)
         self.partition.claimed(offset)
-        left = self.partition.unpublished()
+        await self._compare_with_inputs()
+        unpublished = self.partition.unpublished()
+        left = await missing(self._broker, unpublished, self.partition.unpublished_since_ms)
         if left:
             await self._broker.append_all(left)
         self.partition.published(offset)
@@ -130,6 +137,23 @@ class Worker:
         )  # fmt: skip
         self._fed_through = {at: self.partition.positions.get(at.topic, 0) for at in self._inputs}
         return dict(self._fed_through)
+
+    async def _compare_with_inputs(self) -> None:
+        """An input topic must hold the place up to which it was decided."""
+        bounds = await self._broker.bounds(self._inputs)
+        for at in self._inputs:
+            position = self.partition.positions.get(at.topic, 0)
+            if position > bounds[at].end:
+                raise RuntimeError(
+                    f"{at.topic}[{at.partition}] was decided up to {position}, but ends at {bounds[at].end}: it was "
+                    "deleted and made anew, or lost its end, and what is new in it would be taken for old. Restore the "
+                    "topic from a backup, or begin a new installation under another topic prefix."
+                )
+            if position < bounds[at].first and position > 0:
+                log.error(
+                    "%s[%d]: records %d to %d were deleted before they were decided; lengthen the topic's retention",
+                    at.topic, at.partition, position, bounds[at].first - 1,
+                )  # fmt: skip
 
     # Inputs
 
@@ -143,10 +167,12 @@ class Worker:
         """
         for record in records:
             self._queue.append(record)
+            self._queued_bytes += _size(record)
             self._fed_through[TopicPartition(record.topic, record.partition)] = record.offset + 1
         self._fed_through.update(read_through)
         self._wake.set()
-        return len(self._queue) >= self._policy.queued_inputs_max
+        policy = self._policy
+        return len(self._queue) >= policy.queued_inputs_max or self._queued_bytes >= policy.queued_bytes_max
 
     def inject(self, inputs: Iterable[Injected]) -> None:
         """Gives inputs that a sensor made. They are decided after all that is in the log by now."""
@@ -156,7 +182,8 @@ class Worker:
     @property
     def hungry(self) -> bool:
         """Whether a held partition may be released."""
-        return len(self._queue) < self._policy.queued_inputs_max // 2
+        policy = self._policy
+        return len(self._queue) < policy.queued_inputs_max // 2 and self._queued_bytes < policy.queued_bytes_max // 2
 
     def stop(self) -> None:
         """Asks the worker to end after the batch in flight; what is queued is read again by the next owner."""
@@ -176,7 +203,7 @@ class Worker:
         try:
             while not self._stopping:
                 await self._wait_for_inputs()
-                await self._decide_queued()
+                await self._decide_waiting()
             await self._hand_over()
         finally:
             await self.close()
@@ -205,6 +232,7 @@ class Worker:
     async def _wait_for_inputs(self) -> None:
         while not (self._queue or self._stopping):
             self._wake.clear()
+            await self._settle()  # what was published behind our back, and whether that failed
             wait_s = self._due_in_s()
             if self._sensed or wait_s == 0.0:
                 break
@@ -228,29 +256,44 @@ class Worker:
         self.waits_for_log = True
         while not self._stopping and any(self._fed_through[at] < bounds[at].end for at in self._inputs):
             if self._queue:
-                await self._decide_queued()
+                await self._decide_waiting()
             else:
                 self._wake.clear()
                 await self._wake.wait()
         self.waits_for_log = False
-        await self._decide_queued()  # what is decided may disarm what is due
-        self._queue.extend([*self.partition.due(now_ms, self._policy.batch_max_inputs), *sensed])
+        await self._decide_waiting()  # what is decided may disarm what is due
+        # Before what came since: under load something always waits, and what is due would wait for ever.
+        due = [*self.partition.due(now_ms, self._policy.batch_max_inputs), *sensed]
+        self._queue.extendleft(reversed(due))
 
-    async def _decide_queued(self) -> None:
-        while self._queue and not self._stopping:
+    async def _decide_waiting(self) -> None:
+        """Decides what waits now; what comes meanwhile is left for the next time."""
+        left = len(self._queue)
+        while left > 0 and not self._stopping:
             await self._settle()
-            await self._decide_batch()
+            left -= await self._decide_batch(min(left, self._policy.batch_max_inputs))
 
-    async def _decide_batch(self) -> None:
-        inputs = [self._queue.popleft() for _ in range(min(len(self._queue), self._policy.batch_max_inputs))]
+    async def _decide_batch(self, max_inputs: int) -> int:
+        inputs = [self._queue.popleft() for _ in range(max_inputs)]
         draft = self.partition.decide(inputs, self._clock.now_ms())
         self._queue.extendleft(reversed(inputs[draft.inputs :]))
+        self._queued_bytes -= sum(_size(one) for one in inputs[: draft.inputs] if isinstance(one, Record))
+        for topic, reason in draft.refused:
+            log.warning("%s[%d]: a record is refused: %s", topic, self.partition.number, reason)
+            self._metrics.counter(RECORDS_REFUSED, topic=topic, reason=reason).inc()
         outputs = await self._append(draft)
         if outputs:
-            publishing = asyncio.ensure_future(self._broker.append_all(outputs))
+            publishing = self._behind(self._broker.append_all(outputs))
             self._publishing.append((self.partition.last_offset, publishing))
         if self._checkpointing is None and self.partition.journal_bytes >= self._policy.checkpoint_journal_bytes:
-            self._checkpointing = asyncio.ensure_future(self._checkpoint(*self.partition.take_dirty()))
+            self._checkpointing = self._behind(self._checkpoint(*self.partition.take_dirty()))
+        return draft.inputs
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Does something behind the next batch's back; a worker that waits for inputs looks at how it ended."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._wake.set())
+        return task
 
     async def _append(self, draft: Draft) -> list[OutgoingRecord]:
         if len(draft.value) > self._policy.journal_record_max_bytes:
@@ -293,3 +336,8 @@ class Worker:
         await self._broker.trim(self._journal, checkpoint.journal_offset + 1)
         log.info("checkpoint of partition %d: %d entities, journal trimmed to %d",
                  number, len(changed), checkpoint.journal_offset + 1)  # fmt: skip
+
+
+def _size(record: Record) -> int:
+    """Bytes of a record, about."""
+    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)

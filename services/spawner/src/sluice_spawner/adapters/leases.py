@@ -7,7 +7,7 @@ takeover every attempt begins with a full lease, so a restart can delay an expir
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
@@ -27,6 +27,7 @@ class _Lease:
     pipeline_id: str
     partition: int
     attempt: int
+    runner_id: str
     heard_at_ms: int
 
 
@@ -53,19 +54,21 @@ class LeaseWatch:
             self._leases.pop(agent_id, None)
             return
         lease = self._leases.get(agent_id)
-        if lease is None or lease.attempt != entity.attempt or lease.partition != partition:
-            self._leases[agent_id] = _Lease(pipeline_id, partition, entity.attempt, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        fresh = _Lease(pipeline_id, partition, entity.attempt, entity.runner_id, now_ms)
+        if lease is None or replace(lease, heard_at_ms=now_ms) != fresh:
+            self._leases[agent_id] = fresh
 
     def forget(self, partition: int) -> None:
         """The partition is no longer ours."""
         self._leases = {agent: lease for agent, lease in self._leases.items() if lease.partition != partition}
 
     def heard(self, heartbeat: RunnerHeartbeat) -> None:
-        """A runner names the attempts that it has."""
+        """A runner names the attempts that it has. One that has an attempt which another holds keeps no lease alive."""
         now_ms = self._clock.now_ms()
         for held in heartbeat.attempts:
             lease = self._leases.get(held.agent_id)
-            if lease is not None and lease.attempt == held.attempt:
+            if lease is not None and (lease.attempt, lease.runner_id) == (held.attempt, heartbeat.runner_id):
                 lease.heard_at_ms = now_ms
 
     def expired(self) -> dict[int, list[Injected]]:

@@ -64,9 +64,12 @@ def _check_task(task: TaskSpec, field: str, roles: RoleCatalogue) -> None:
             field=f"{field}.role",
         )
     if queue not in roles.queues:
+        # All of them: what `topics apply` is not told of loses its rights.
+        options = " ".join(f"--queue {one}" for one in sorted({*roles.queues, queue}))
         raise SpawnRefused(
-            f"task {task.id} needs role {task.role}, whose queue {queue} has no topics; create them with "
-            f"`sluice topics apply`",
+            f"task {task.id} needs role {task.role}, whose queue {queue} this spawner does not serve; create its "
+            f"topics (`sluice topics apply {options}`), add {queue} to SLUICE_QUEUES of the spawner and of a runner, "
+            f"restart them",
             code="unprovisioned_queue",
             field=f"{field}.role",
         )

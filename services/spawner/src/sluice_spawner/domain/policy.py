@@ -46,11 +46,12 @@ class SpawnerPolicy:
     spawn_timeout_s: int = 10
     """From the assignment of an attempt until a runner says that it holds it (P13)."""
 
-    spawn_attempts_max: int = 6
-    """Attempts in a row that no runner took; then the task fails. Six bridge a minute without runners."""
+    spawn_attempts_max: int = 30
+    """Attempts in a row that no runner took; then the task fails. Thirty bridge five minutes without runners."""
 
-    lost_attempts_max: int = 20
-    """Attempts of one agent whose lease ran out; then the task fails. Twenty outlast many crashes of a machine."""
+    lost_attempts_max: int = 100
+    """Attempts of one agent whose lease ran out; then the task fails. A task may last a day, and each leaves 60 bytes
+    in the agent's entity."""
 
     questions_per_pipeline_max: int = 1_000
     """Questions of one pipeline over its life: each leaves some 200 bytes in the state until the pipeline ends."""
