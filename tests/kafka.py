@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c_py as crc32c
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from sluice_contracts import topics
 from sluice_runtime.connection import KafkaConnection
+
+CHECKSUM = slice(17, 21)
+"""Of a record batch (Kafka protocol, RecordBatch version 2): CRC-32C of all that follows it."""
 
 
 @dataclass(frozen=True)
@@ -27,3 +32,18 @@ class TestKafka:
         )
         for future in made.values():
             future.result()
+
+
+async def write_unreadable(connection: KafkaConnection, topic: str, partition: int, key: bytes, value: bytes) -> int:
+    """Writes a record whose header's name is not UTF-8, which no Python client would write; returns its offset.
+
+    Kafka does not look at names, and nobody keeps other producers from it: the name is exchanged in the batch's bytes.
+    """
+    async with AIOKafkaProducer(**connection.aiokafka()) as producer:
+        batch = producer.create_batch()
+        batch.append(timestamp=None, key=key, value=value, headers=[("@name@", b"x")])
+        content = bytearray(bytes(batch._build()).replace(b"@name@", b"\xff\xfename"))
+        content[CHECKSUM] = crc32c(bytes(content[CHECKSUM.stop :])).to_bytes(4, "big")
+        batch._buffer = bytes(content)
+        written = await (await producer.send_batch(batch, topic, partition=partition))
+    return int(written.offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -32,7 +33,8 @@ from sluice_contracts.messages.pipeline import (
 )
 from sluice_contracts.messages.plan import TaskSpec
 from sluice_runtime.kafka import murmur2
-from tests.installation import QUEUE, Installation
+from tests.installation import PREFIX, QUEUE, Installation
+from tests.kafka import write_unreadable
 
 PARTITIONS = 8
 WORK = """
@@ -67,6 +69,11 @@ def valued(value: bytes | None) -> Break:
     return lambda good: replace(good, value=value)
 
 
+def with_null_header(good: OutgoingRecord) -> OutgoingRecord:
+    """Not JSON, and a header without a value, which its dead letter keeps."""
+    return replace(good, value=b"<xml/>", headers=(*good.headers, ("without-value", None)))
+
+
 def structured(good: OutgoingRecord, **changed: Any) -> OutgoingRecord:
     """The same event in structured mode."""
     attributes = {name.removeprefix("ce_"): value.decode() for name, value in good.headers if name.startswith("ce_")}
@@ -93,6 +100,7 @@ BROKEN: dict[str, tuple[Refusal, Break]] = {
     ),
     "not UTF-8": (Refusal.NOT_UTF8, valued(b'{"x": "\xff\xfe"}')),
     "not JSON": (Refusal.NOT_JSON, valued(b"<xml/>")),
+    "not JSON, a header without value": (Refusal.NOT_JSON, with_null_header),
     "truncated": (Refusal.NOT_JSON, lambda good: replace(good, value=(good.value or b"")[:-1] or b"{")),
     "empty": (Refusal.NOT_JSON, valued(b"")),
     "no headers": (Refusal.BAD_HEADERS, lambda good: replace(good, headers=())),
@@ -169,6 +177,11 @@ def test_bad_records_on_every_topic(installation: Installation) -> None:
         places = installation.write(records, principal="admin", partition=partition)
         for (name, (refusal, record)), place in zip(cases.items(), places[1:-2], strict=True):
             written[topic, *place] = name, refusal, record
+        key, value = first.record.key or b"", b"unreadable"
+        unreadable = write_unreadable(installation.connection(), PREFIX + topic, partition, key, value)
+        offset = asyncio.run(unreadable)
+        bare = OutgoingRecord(topic, key, value, ())
+        written[topic, partition, offset] = "a header's name is not UTF-8", Refusal.BAD_HEADERS, bare
     for good in goods:
         installation.until_read(good.handled, what=f"{good.record.topic}: {good.identity} is handled")
 

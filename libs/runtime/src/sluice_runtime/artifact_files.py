@@ -26,7 +26,8 @@ from sluice_runtime.artifacts import (
 )
 
 INLINE_WRITE_MAX_BYTES = 256 * 1024
-"""A smaller body goes into the page cache in tens of microseconds; a hand-over to a thread costs more."""
+"""A smaller body goes into the page cache in tens of microseconds; a hand-over to a thread costs more. Reading one and
+checking its hash takes a fraction of a millisecond; 64 MiB would hold the event loop up for a good part of a second."""
 
 ABANDONED_AFTER_S = 3_600
 """A temporary file older than this is a killed writer's: writing 64 MiB takes seconds."""
@@ -79,6 +80,16 @@ class FileArtifactStore:
     async def get(self, sha256: str) -> bytes:
         """See `ArtifactStore.get`."""
         path = self._path(checked_name(sha256, self._root))
+        body = self._get(path, sha256, INLINE_WRITE_MAX_BYTES)
+        if body is None:
+            # It opens the file itself: a descriptor of this task's might be closed, by a cancellation, and be another
+            # file's while the thread still reads.
+            body = await asyncio.to_thread(self._get, path, sha256, None)
+            assert body is not None
+        return body
+
+    def _get(self, path: str, sha256: str, max_bytes: int | None) -> bytes | None:
+        """A body whose hash is checked; None if the file is larger than `max_bytes`."""
         try:
             # Descriptor first, so that size and bytes are the same file's.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -89,10 +100,9 @@ class FileArtifactStore:
         except OSError as error:
             raise self._unavailable(f"read {sha256}", error) from None
         try:
-            if os.fstat(descriptor).st_size <= INLINE_WRITE_MAX_BYTES:
-                body = _read(descriptor)
-            else:
-                body = await asyncio.to_thread(_read, descriptor)
+            if max_bytes is not None and os.fstat(descriptor).st_size > max_bytes:
+                return None
+            body = _read(descriptor)
         except OSError as error:
             raise self._unavailable(f"read {sha256}", error) from None
         finally:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.partitioner import murmur2
 
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_runtime.broker import Bounds, BrokerUnavailable, Fenced, PartitionsChanged, TopicPartition
+from sluice_runtime.broker import Bounds, PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
+from sluice_runtime.kafka_errors import TRANSLATED, Translated, stop_behind
+from sluice_runtime.kafka_unreadable import read_past
 
 REQUEST_TIMEOUT_MS = 15_000
 """After this long without an answer a write's outcome is unknown, and whoever waits starts again from the log."""
@@ -32,9 +35,6 @@ BATCH_MAX_BYTES = 256 * 1024
 FETCH_PARTITION_MAX_BYTES = 4 * 1024 * 1024
 POLL_RECORDS_MAX = 2_000
 READ_RECORDS_MAX = 10_000
-
-STOP_TIMEOUT_S = 5.0
-"""A client whose broker is away is given up after it."""
 
 POLL_WAIT_MS = 500
 _WRITING: dict[str, Any] = {
@@ -55,15 +55,6 @@ _READING: dict[str, Any] = {
     "max_poll_interval_ms": 300_000,
 }
 
-_FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidTxnState, errors.InvalidProducerIdMapping)
-_REFUSED = (
-    errors.TopicAuthorizationFailedError,
-    errors.GroupAuthorizationFailedError,
-    errors.ClusterAuthorizationFailedError,
-    errors.TransactionalIdAuthorizationFailed,
-    errors.MessageSizeTooLargeError,
-)
-
 
 @lru_cache(maxsize=65_536)
 def _hash(key: bytes) -> int:
@@ -83,6 +74,7 @@ class KafkaBroker:
     def __init__(
         self, connection: KafkaConnection, *, prefix: str, client_id: str, session_timeout_ms: int = 10_000
     ) -> None:
+        self.connection = connection
         self._arguments: dict[str, Any] = {**connection.aiokafka(), "client_id": client_id}
         self._prefix = prefix
         self._session_timeout_ms = session_timeout_ms
@@ -92,8 +84,8 @@ class KafkaBroker:
         self._starting = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._ordering = asyncio.Lock()
-        self._writing = _Translated(self._abandon_producers)
-        self._looking = _Translated(self._abandon_reader)
+        self._writing = Translated(self._abandon_producers)
+        self._looking = Translated(self._abandon_reader)
 
     async def __aenter__(self) -> KafkaBroker:
         return self
@@ -155,7 +147,7 @@ class KafkaBroker:
 
     async def open_transaction(self, transactional_id: str) -> KafkaTransaction:
         """See `broker.Broker.open_transaction`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             producer = AIOKafkaProducer(
                 **self._arguments, **_WRITING, transactional_id=f"{self._prefix}{transactional_id}"
             )
@@ -164,7 +156,7 @@ class KafkaBroker:
 
     async def trim(self, at: TopicPartition, before: int) -> None:
         """See `broker.Broker.trim`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             async with self._starting:
                 if self._admin is None:
                     admin = AIOKafkaAdminClient(**self._arguments)
@@ -237,7 +229,7 @@ class KafkaBroker:
         subscription = KafkaSubscription(self, consumer)
         listener = _Listener(consumer, assigned, revoked)
         consumer.subscribe([self._prefix + topic for topic in topics], listener=listener)
-        with _TRANSLATED:
+        with TRANSLATED:
             await _start(consumer)
         return subscription
 
@@ -247,7 +239,7 @@ class KafkaBroker:
         partitions = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
         bounds = await self.bounds(partitions)
         consumer = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
-        with _TRANSLATED:
+        with TRANSLATED:
             await _start(consumer)
             consumer.assign([self._kafka(at) for at in partitions])
             for at in partitions:
@@ -277,58 +269,13 @@ class KafkaBroker:
     def _abandon_producers(self) -> None:
         """Drops producers of whose last write nothing is known: an idempotent one would go on from its own number."""
         for producer in self._producers.values():
-            _stop_behind(producer)
+            stop_behind(producer)
         self._producers = {}
 
     def _abandon_reader(self) -> None:
         if self._reader is not None:
-            _stop_behind(self._reader)
+            stop_behind(self._reader)
         self._reader = None
-
-
-class _Translated:
-    """Errors named by what the caller does next (`with`, on every call: hence no generator)."""
-
-    __slots__ = ("_on_unavailable",)
-
-    def __init__(self, on_unavailable: Callable[[], None] = lambda: None) -> None:
-        self._on_unavailable = on_unavailable
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, _REFUSED):
-            return
-        if isinstance(error, asyncio.CancelledError):
-            # A client that is given up cancels the futures of all who wait for it. They were not asked to end.
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():
-                self._on_unavailable()
-                raise BrokerUnavailable("the client was given up while its answer was waited for") from error
-            return
-        if isinstance(error, _FENCED):
-            raise Fenced(f"{type(error).__name__}: {error}") from error
-        if isinstance(error, (errors.KafkaError, OSError, TimeoutError)):
-            self._on_unavailable()
-            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
-
-
-def _stop_behind(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Ends a client that may hang, without waiting for it."""
-    task = asyncio.ensure_future(asyncio.wait_for(client.stop(), STOP_TIMEOUT_S))
-    _STOPPING.add(task)
-    task.add_done_callback(_stopped)
-
-
-def _stopped(task: asyncio.Task[None]) -> None:
-    _STOPPING.discard(task)
-    if not task.cancelled():
-        task.exception()  # it was given up; how it ended is of no interest
-
-
-_TRANSLATED = _Translated()
-_STOPPING: set[asyncio.Task[None]] = set()
 
 
 class KafkaTransaction:
@@ -340,7 +287,7 @@ class KafkaTransaction:
 
     async def write(self, records: Iterable[tuple[OutgoingRecord, int]]) -> None:
         """See `broker.Transaction.write`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             async with self._producer.transaction():
                 sent = [await self._broker._send(self._producer, record, partition) for record, partition in records]
                 for one in sent:
@@ -348,7 +295,7 @@ class KafkaTransaction:
 
     async def close(self) -> None:
         """See `broker.Transaction.close`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             await self._producer.stop()
 
 
@@ -361,17 +308,33 @@ class KafkaSubscription:
 
     async def poll(self, timeout_ms: int) -> Mapping[TopicPartition, Sequence[Record]]:
         """See `broker.Subscription.poll`."""
-        with _TRANSLATED:
-            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=POLL_RECORDS_MAX)
+        try:
+            with TRANSLATED:
+                found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=POLL_RECORDS_MAX)
+        except UnicodeDecodeError:
+            return await self._read_past_unreadable()
         prefix, record = self._broker._prefix, self._broker._record
         return {
             TopicPartition(at.topic.removeprefix(prefix), at.partition): [record(message) for message in messages]
             for at, messages in found.items()
         }
 
+    async def _read_past_unreadable(self) -> Mapping[TopicPartition, Sequence[Record]]:
+        broker, consumer = self._broker, self._consumer
+        found: dict[TopicPartition, Sequence[Record]] = {}
+        with TRANSLATED:
+            for at in consumer.assignment() - consumer.paused():
+                start = await consumer.position(at)
+                records = await asyncio.to_thread(read_past, broker.connection, at.topic, at.partition, start)
+                if records:
+                    consumer.seek(at, records[-1].offset + 1)
+                    name = at.topic.removeprefix(broker._prefix)
+                    found[TopicPartition(name, at.partition)] = [replace(one, topic=name) for one in records]
+        return found
+
     async def position(self, at: TopicPartition) -> int:
         """See `broker.Subscription.position`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             return int(await self._consumer.position(self._broker._kafka(at)))
 
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
@@ -389,12 +352,12 @@ class KafkaSubscription:
 
     async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """See `broker.Subscription.commit`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             await self._consumer.commit(self._mine(positions))
 
     async def close(self) -> None:
         """See `broker.Subscription.close`."""
-        with _TRANSLATED:
+        with TRANSLATED:
             await self._consumer.stop()
 
     def _mine(self, positions: Mapping[TopicPartition, int]) -> dict[KafkaPartition, int]:

@@ -1,0 +1,69 @@
+"""aiokafka's errors, named by what the caller does next; and the end of clients that may hang."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+from confluent_kafka import KafkaException
+
+from sluice_runtime.broker import BrokerUnavailable, Fenced
+
+STOP_TIMEOUT_S = 5.0
+"""A client whose broker is away is given up after it."""
+
+_FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidTxnState, errors.InvalidProducerIdMapping)
+_REFUSED = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+    errors.MessageSizeTooLargeError,
+    errors.UnsupportedCodecError,  # the topic was not made by `sluice topics apply`, which has the broker undo codecs
+)
+
+
+class Translated:
+    """Errors named by what the caller does next (`with`, on every call: hence no generator)."""
+
+    __slots__ = ("_on_unavailable",)
+
+    def __init__(self, on_unavailable: Callable[[], None] = lambda: None) -> None:
+        self._on_unavailable = on_unavailable
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, _REFUSED):
+            return
+        if isinstance(error, asyncio.CancelledError):
+            # A client that is given up cancels the futures of all who wait for it. They were not asked to end.
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                self._on_unavailable()
+                raise BrokerUnavailable("the client was given up while its answer was waited for") from error
+            return
+        if isinstance(error, _FENCED):
+            raise Fenced(f"{type(error).__name__}: {error}") from error
+        if isinstance(error, (errors.KafkaError, KafkaException, OSError, TimeoutError)):
+            self._on_unavailable()
+            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def stop_behind(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Ends a client that may hang, without waiting for it."""
+    task = asyncio.ensure_future(asyncio.wait_for(client.stop(), STOP_TIMEOUT_S))
+    _STOPPING.add(task)
+    task.add_done_callback(_stopped)
+
+
+def _stopped(task: asyncio.Task[None]) -> None:
+    _STOPPING.discard(task)
+    if not task.cancelled():
+        task.exception()  # it was given up; how it ended is of no interest
+
+
+TRANSLATED = Translated()
+_STOPPING: set[asyncio.Task[None]] = set()
