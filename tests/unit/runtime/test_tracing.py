@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_runtime.tracing import TraceContext, new, parse, root
+from sluice_runtime.tracing import TraceContext, child_of, parse, root
 
 LAWFUL = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -56,6 +56,8 @@ def test_roots_are_lawful_and_derived(cause_id: str) -> None:
     assert parse(made.child("x").traceparent) == made.child("x")
 
 
-def test_new_traces_differ() -> None:
-    assert new().trace_id != new().trace_id
-    assert parse(new().traceparent) is not None
+def test_a_header_that_is_unlawful_has_no_child() -> None:
+    assert child_of("x", "id") is None
+    parent = parse(LAWFUL)
+    assert parent is not None
+    assert child_of(LAWFUL, "id") == parent.child("id").traceparent

@@ -79,7 +79,7 @@ def test_a_task_is_told_the_outcomes_of_its_direct_dependencies() -> None:
     assert [(o.task_id, o.summary) for o in report.outcomes] == [("a", "first"), ("b", "second"), ("c", "third")]
 
 
-@pytest.mark.covers("P1")
+@pytest.mark.covers("P1", "O7")
 def test_every_event_is_numbered_and_tells_its_cause() -> None:
     world = World()
     world.spawn(plan("a", "b"))
@@ -93,6 +93,9 @@ def test_every_event_is_numbered_and_tells_its_cause() -> None:
         assert event.causation_id in causes
         assert (event.source, event.tenant, event.subject) == ("spawner", "acme", PIPELINE)
         assert event.traceparent is not None
+    # One trace (O7), in which every event is a step of its own.
+    assert {event.traceparent.split("-")[1] for event in events if event.traceparent} == {"1" * 32}
+    assert len({event.traceparent.split("-")[2] for event in events if event.traceparent}) == len(events)
 
 
 @pytest.mark.covers("P1")

@@ -34,7 +34,13 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], str, list[str]]] = [
     ("fan-out", ["a", "b: a", "c: a", "d: a"], {"max_fan_out": 2}, "spawn_limit_exceeded", ["3", "a", "max_fan_out"]),
     ("depth", A_CHAIN, {"max_depth": 5}, "spawn_limit_exceeded", ["6", "5", "max_depth"]),
     ("role", [{"id": "a", "role": "pope"}], {}, "unknown_role", ["a", "pope", "analyst, coder, ghost, writer"]),
-    ("queue", [{"id": "a", "role": "ghost"}], {}, "unprovisioned_queue", ["a", "ghost", "nowhere"]),
+    (
+        "queue",
+        [{"id": "a", "role": "ghost"}],
+        {},
+        "unprovisioned_queue",
+        ["a", "ghost", "--queue nowhere", "SLUICE_QUEUES"],
+    ),
     ("constraint", [{"id": "a", "constraints": ["be-nice"]}], {}, "unknown_constraint", ["a", "be-nice", "read-only"]),
 ]
 

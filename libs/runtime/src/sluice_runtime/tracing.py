@@ -6,7 +6,6 @@ The SDK that exports spans is no part of this: whatever reads the topics can bui
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -53,14 +52,15 @@ def parse(traceparent: str | None) -> TraceContext | None:
     return TraceContext(trace_id, span_id, int(flags, 16) & SAMPLED)
 
 
-def new() -> TraceContext:
-    """A new trace, of random ids."""
-    return TraceContext(_nonzero(secrets.token_hex(16)), _nonzero(secrets.token_hex(8)))
-
-
 def root(cause_id: str) -> TraceContext:
     """The trace of a message that came without one: derived from its id, so that every reader begins the same."""
     return TraceContext(_derived("trace", cause_id, length=32), _derived("span", cause_id, length=16))
+
+
+def child_of(traceparent: str | None, *parts: str | int) -> str | None:
+    """The header of a step below the one that a header names (`TraceContext.child`); None where it names none."""
+    context = parse(traceparent)
+    return None if context is None else context.child(*parts).traceparent
 
 
 def _derived(*parts: str | int, length: int) -> str:

@@ -9,6 +9,7 @@ from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
 from sluice_contracts.messages.base import Message, Problem
 from sluice_contracts.messages.pipeline import PipelineRefused, PipelineSpawned
 from sluice_runtime.deciding import Decision, Output, State
+from sluice_runtime.tracing import child_of, root
 from sluice_spawner.domain.evolving import evolve
 from sluice_spawner.domain.facts import Fact, InputRefused
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
@@ -80,9 +81,10 @@ class DecisionBuilder:
     def _emit(self, topic: str, key: str, message: Message) -> None:
         cause = self.cause
         tenant, sequence, traceparent = self._context(message)
+        # Other producers' ids are unique per source only, and the careless ones not even across pipelines.
+        event_id = derived_id(cause.source, cause.id, self.pipeline_id, message.type, len(self._outputs))
         event: CloudEvent[Message] = CloudEvent(
-            # Other producers' ids are unique per source only, and the careless ones not even across pipelines.
-            id=derived_id(cause.source, cause.id, self.pipeline_id, message.type, len(self._outputs)),
+            id=event_id,
             source=SOURCE,
             tenant=tenant,
             subject=self.pipeline_id,
@@ -90,7 +92,7 @@ class DecisionBuilder:
             data=message,
             causation_id=cause.id,
             sequence=sequence,
-            traceparent=traceparent,
+            traceparent=child_of(traceparent, event_id),
         )
         self._outputs.append(Output(topic, key, event))
         self._fold(Fact(message, self.now_ms, cause.id, tenant, sequence, traceparent))
@@ -98,7 +100,7 @@ class DecisionBuilder:
     def _context(self, message: Message) -> tuple[str, int | None, str | None]:
         """Tenant, sequence and trace of the next event: the pipeline's, where there is one."""
         if isinstance(message, PipelineSpawned):
-            return self.cause.tenant, 1, self.cause.traceparent
+            return self.cause.tenant, 1, self.cause.traceparent or root(self.cause.id).traceparent
         tenant, sequence, traceparent = self._pipeline_context()
         if isinstance(message, PipelineRefused):
             tenant = self.cause.tenant  # whoever commands hears of it, and nobody else
