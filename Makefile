@@ -13,6 +13,8 @@ help:  ## Show what can be made.
 
 $(INSTALLED): requirements/dev.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@echo "Installing Python packages into $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1 || true); Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/installer.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
@@ -47,5 +49,5 @@ bench: $(INSTALLED)  ## Measure beside peers and floors; writes benchmarks/resul
 lock: $(INSTALLED)  ## Resolve the hash-pinned requirements anew.
 	@requirements/lock.sh $(BIN)/uv
 
-clean:  ## Remove what was built here; the download cache stays.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .sluice
+clean:  ## Remove what was built here; data (.sluice) and the download cache stay.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

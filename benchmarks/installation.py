@@ -63,7 +63,7 @@ class Installation:
             data_directory=self.directory,
             partitions=PARTITIONS,
             topic_prefix=PREFIX,
-            roles_directory=self._roles,
+            roles_directories=(self._roles,),
             scenarios_directory=self._scenarios,
             service_environment={RUNNER: {"SLUICE_QUEUES": "default"}},
         )

@@ -1,7 +1,8 @@
 """Writes the incident's files anew: `python generate.py [--seed N] [--deploy-at HH:MM] [--out DIRECTORY]`.
 
 The shipped files are what it writes without arguments. Another seed or another time makes a variation of the same
-story: line numbers, times and messages differ, and whoever investigates has to find them again.
+story: line numbers, times and messages differ, and whoever investigates has to find them again. `--out` writes it into
+another folder, with the plan and the scenario: `sluice demo --incident DIRECTORY` runs it.
 
 The story. A shop's checkout goes gateway → orders → payments → postgres. At the given time a deployment of the
 payments service lowers its connection pool from 40 to 4. Nothing fails at first: traffic is low. When a settlement job
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -382,6 +384,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(f"--deploy-at {arguments.deploy_at}: {error}; give a time from 13:32 to 14:20")
     Incident(arguments.seed, deploy_at).write(arguments.out)
+    if arguments.out.resolve() != HERE:
+        for name in ("plan.yaml", "scenario.yaml"):
+            shutil.copyfile(HERE / name, arguments.out / name)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     settings = {
         "spawner": {"SLUICE_ROLES_DIRECTORIES": str(spawners), "SLUICE_LEASE_MS": "2500"},
         "agent-runner": {
-            "SLUICE_ROLES_DIRECTORY": str(runners),
+            "SLUICE_ROLES_DIRECTORIES": str(runners),
             "SLUICE_MODEL_BACKOFF_MIN_S": "0.01",
             "SLUICE_MODEL_BACKOFF_MAX_S": "0.05",
             "SLUICE_MODEL_BREAKER_FAILURES_COUNT": "10000",

@@ -8,17 +8,22 @@ import os
 import re
 import secrets
 import stat
+import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sluice_contracts import codec
+from sluice_contracts.envelope import CloudEvent, OutgoingRecord
 from sluice_contracts.messages.agent import AgentTurnFinished
 from sluice_contracts.messages.base import ArtifactRef
-from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCompleted, QuestionAsked
+from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCompleted, PipelineTick, QuestionAsked
 from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_localstack import KafkaBroker
-from tests.installation import OWN_STORES, PREFIX, SERVICES, Installation, owned_environment
+from tests.installation import OWN_STORES, PREFIX, SERVICES, TENANT, Installation, owned_environment
 from tests.log import Log
 
 READS = """
@@ -44,11 +49,13 @@ class Canaries:
         self.said = f"sk-canary-{secrets.token_hex(16)}9"
         self.objective = f"canary{secrets.token_hex(12)}"
         self.answer = f"canary{secrets.token_hex(12)}"
+        self.stranger = f"canary{secrets.token_hex(12)}"
+        self.token = f"sk-canary-{secrets.token_hex(16)}9"
 
 
 @pytest.mark.covers("V4", "O1", "O7", "W5", "D2")
 def test_canaries(installation: Installation) -> None:
-    """In an input, in a model's words, in a plan, in an answer; and the passwords of Kafka's users."""
+    """In an input, a model's words, a plan, an answer, a stranger's record; and the passwords of Kafka's users."""
     canaries = Canaries()
     body = f"# settings\nDB_PASSWORD={canaries.file}\n".encode()
     digest = hashlib.sha256(body).hexdigest()
@@ -70,12 +77,26 @@ def test_canaries(installation: Installation) -> None:
     assert "[redacted:" in (turns[0].data.prompt.text or ""), "the agent is told, but for the secret"
     query = f"SELECT count() AS n FROM log WHERE pipeline_id = '{pipeline}' AND type = 'pipeline.completed'"
     installation.until(lambda: installation.sql(query)[0]["n"], what="all of it is in the log")
+    written = installation.write(_by_a_stranger(pipeline, canaries))
+    places = ", ".join(f"({partition}, {offset})" for partition, offset in written)
+    for table, expected in (("log", len(written)), ("dead_letters", len(written) - 1)):
+        query = (
+            f"SELECT count() AS n FROM {table} WHERE topic = 'pipeline.commands' AND (partition, offset) IN ({places})"
+        )
+        installation.until(lambda: installation.sql(query)[0]["n"] == expected, what=f"{expected} rows of {table}")  # noqa: B023
 
     passwords = list(_passwords(installation.directory))
-    planted = [canaries.file, canaries.said, canaries.objective, canaries.answer, *passwords]
+    strangers = {canaries.stranger, canaries.token}
+    planted = [canaries.file, canaries.said, canaries.objective, canaries.answer, *strangers, *passwords]
     assert len(passwords) > len(SERVICES)
-    # What a person writes into a command stands on that topic as he wrote it, and nowhere behind it.
-    theirs = {"pipeline.commands": {canaries.objective, canaries.answer}}
+    # What a person writes into a command stands on that topic as he wrote it, and nowhere behind it; what is refused
+    # stands on the dead letters' as well, so that it can be replayed, and in the journal until the next checkpoint: the
+    # letter is written from there.
+    theirs = {
+        "pipeline.commands": {canaries.objective, canaries.answer, *strangers},
+        "dlq.pipeline.commands": strangers,
+        "pipeline.journal": strangers,
+    }
     for topic, found in _on_topics(installation, planted).items():
         assert found <= theirs.get(topic, set()), topic
     assert set(_in_files(installation, planted, {own, installation.scenarios / "canaries.yaml"})) == set()
@@ -97,6 +118,23 @@ def test_only_the_owner_can_read_the_data_directory(installation: Installation) 
         assert stat.S_IMODE(root.stat().st_mode) & 0o077 == 0, name
     for file in (installation.directory / "credentials").iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+
+
+def _by_a_stranger(pipeline: str, canaries: Canaries) -> list[OutgoingRecord]:
+    """A lawful command with a header too many, and invalid ones with a secret in each part."""
+    event = CloudEvent(str(uuid.uuid4()), "test", TENANT, pipeline, time.time_ns() // 1_000_000, PipelineTick())
+    good = codec.encode(event, topic="pipeline.commands", key=pipeline)
+    secret, token = f"password={canaries.stranger}".encode(), canaries.token.encode()
+    authorization = ("authorization", f"Bearer {canaries.stranger}".encode())
+    texts = dict.fromkeys(("ce_id", "ce_source", "ce_type", "ce_tenant", "ce_causationid", "ce_time"), secret)
+    bad = {**dict(good.headers), **texts, "ce_subject": token, "traceparent": token}
+    body = b'{"password": "%s", "note": "\xff"}' % canaries.stranger.encode()
+    return [
+        replace(good, headers=(*good.headers, authorization)),
+        replace(good, value=body, headers=(*good.headers, authorization)),
+        replace(good, key=secret, headers=tuple(bad.items())),
+        *(replace(good, key=secret, headers=tuple({**dict(good.headers), name: bad[name]}.items())) for name in bad),
+    ]
 
 
 def _passwords(directory: Path) -> Iterator[str]:

@@ -46,8 +46,14 @@ class Place:
         return await self.workspaces.open("pipeline-1", run or agent_run(**changes), ())
 
     @property
+    def home(self) -> Path:
+        """The runner's own folder."""
+        (home,) = self.directory.iterdir()
+        return home
+
+    @property
     def root(self) -> Path:
-        return self.directory / "pipeline-1" / "agent-1-1"
+        return self.home / "pipeline-1" / "agent-1-1"
 
 
 def on(tmp_path: Path, scenario: Callable[[Place], Awaitable[Any]]) -> Any:
@@ -100,7 +106,7 @@ def test_a_workspace_is_private_holds_its_inputs_read_only_and_goes_away(tmp_pat
             dependency_outcomes=[outcome],
         )
         workspace = await place.open(run=run)
-        for path in (place.directory, place.directory / "pipeline-1", place.root, place.root / "logs"):
+        for path in (place.directory, place.home, place.home / "pipeline-1", place.root, place.root / "logs"):
             assert mode(path) == 0o700
         for name in ("logs/pay/app.log", "config.yaml", "dependencies/t0/notes.md"):
             assert mode(place.root / name) == 0o400
@@ -115,9 +121,10 @@ def test_a_workspace_is_private_holds_its_inputs_read_only_and_goes_away(tmp_pat
         )  # fmt: skip
         assert await said(workspace, "list_files", path="logs/") == f"logs/pay/app.log ({len(LOG)} bytes)"
         await workspace.close()
-        assert list(place.directory.iterdir()) == []
+        assert list(place.home.iterdir()) == []
 
     on(tmp_path, scenario)
+    assert list((tmp_path / "workspaces").iterdir()) == []
 
 
 def test_reading_shows_lines_with_their_numbers(tmp_path: Path) -> None:
@@ -199,21 +206,19 @@ def test_artifacts_are_stored_and_shown_in_the_workspace(tmp_path: Path) -> None
 
 
 @pytest.mark.covers("P12")
-def test_a_later_attempt_finds_its_artifacts_again_and_clears_the_older_one_away(tmp_path: Path) -> None:
+def test_a_later_attempt_finds_its_artifacts_again(tmp_path: Path) -> None:
     async def scenario(place: Place) -> None:
-        await place.open(place.input("a.log", LOG))  # and its runner is killed
-        assert place.root.is_dir()
         body = place.store.put_now(b"kept")
         kept = WrittenArtifact("out/report.md", body.sha256, 4, "text/plain", "report")
         workspace = await place.workspaces.open("pipeline-1", agent_run(attempt=12), [kept])
-        assert [path.name for path in (place.directory / "pipeline-1").iterdir()] == ["agent-1-12"]
+        assert [path.name for path in (place.home / "pipeline-1").iterdir()] == ["agent-1-12"]
         assert await said(workspace, "read_file", path="artifacts/out/report.md") == "     1\tkept"
         assert "its next version" in await said(
             workspace, "write_artifact", name="out/report.md", kind="r", content="x"
         )
         other = await place.workspaces.open("pipeline-1", agent_run(agent_id="agent-1-1"), [])
         await workspace.close()
-        assert [path.name for path in (place.directory / "pipeline-1").iterdir()] == ["agent-1-1-1"]
+        assert [path.name for path in (place.home / "pipeline-1").iterdir()] == ["agent-1-1-1"]
         await other.close()
 
     on(tmp_path, scenario)
@@ -257,7 +262,7 @@ def test_hostile_artifact_names_fail_the_task(tmp_path: Path, name: str) -> None
         with pytest.raises(UnusableInput) as caught:
             await place.open(place.input(name, "x"))
         assert caught.value.code == "hostile_artifact_name"
-        assert not (place.directory / "pipeline-1").exists()
+        assert not (place.home / "pipeline-1").exists()
 
     on(tmp_path, scenario)
 
@@ -278,7 +283,7 @@ def test_inputs_that_can_not_stand_beside_each_other_fail_the_task(tmp_path: Pat
         with pytest.raises(UnusableInput) as caught:
             await place.open(*[place.input(name, f"{n}") for n, name in enumerate(names)])
         assert caught.value.code == code
-        assert list(place.directory.iterdir()) == []
+        assert list(place.home.iterdir()) == []
 
     on(tmp_path, scenario)
 
@@ -288,7 +293,7 @@ def test_a_missing_input_fails_the_task(tmp_path: Path) -> None:
         with pytest.raises(UnusableInput, match=r"input a\.log") as caught:
             await place.open(ArtifactRef(sha256="0" * 64, size_bytes=1, name="a.log"))
         assert caught.value.code == "input_missing"
-        assert list(place.directory.iterdir()) == []
+        assert list(place.home.iterdir()) == []
 
     on(tmp_path, scenario)
 
@@ -300,7 +305,7 @@ def test_links_and_special_files_are_never_followed(tmp_path: Path) -> None:
         workspace = await place.open(place.input("a.log", LOG))
         (place.root / "file").symlink_to(place.outside / "secret")
         (place.root / "folder").symlink_to(place.outside)
-        (place.root / "relative").symlink_to("../../../outside/secret")
+        (place.root / "relative").symlink_to("../../../../outside/secret")
         (place.root / "loop").symlink_to("loop")
         os.mkfifo(place.root / "fifo")
         (place.root / "artifacts").symlink_to(place.outside)
@@ -322,7 +327,7 @@ def test_links_and_special_files_are_never_followed(tmp_path: Path) -> None:
         assert (place.outside / "secret").read_text() == OUTSIDE
         await workspace.close()
         assert (place.outside / "secret").read_text() == OUTSIDE
-        assert list(place.directory.iterdir()) == []
+        assert list(place.home.iterdir()) == []
 
     on(tmp_path, scenario)
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sluice_client.client import Sluice as Client
 from sluice_client.demo.incident import first_error
 from sluice_client.installation import saved
 from sluice_contracts import ids
-from tests.integration.client.sluice import INCIDENT, Sluice, until
+from tests.integration.client.sluice import INCIDENT, ROOT, Sluice, until
 
 QUICK = "agents: [{turns: [{tool_calls: [{name: finish, arguments: {summary: done}}]}]}]"
 SLOW = """
@@ -77,6 +78,27 @@ def test_the_shipped_incident_by_hand(sluice: Sluice, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.covers("U2", "P4")
+def test_the_plan_of_the_documents(sluice: Sluice) -> None:
+    view = sluice.ok("run", str(ROOT / "examples" / "plans" / "cache" / "plan.yaml"), "--wait", "--json").json
+    assert {name: task["status"] for name, task in view["tasks"].items()} == {
+        "measure": "succeeded", "note": "succeeded", "excuse": "skipped", "check": "succeeded",
+    }  # fmt: skip
+
+
+@pytest.mark.covers("U2", "W3")
+def test_without_a_model_it_is_said_plainly(sluice: Sluice) -> None:
+    ran = sluice.ok("run", "--objective", "work", "--wait", "--json")
+    assert ran.json["tasks"]["task"]["summary"].startswith("No model is configured")
+    assert "no model is configured" in sluice.ok("run", "--objective", "work").err
+    credentials = sluice.data / "credentials" / "operator.json"
+    program = [sys.executable, str(ROOT / "examples" / "producing" / "spawn.py"), str(credentials), str(uuid.uuid4())]
+    ids_told = [subprocess.run(program, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
+    assert ids_told[0] == ids_told[1]
+    until(lambda: sluice("status", ids_told[0], "--json").code == 0, "the pipeline of another program")
+    sluice.ok("watch", ids_told[0])
+
+
 @pytest.mark.covers("U2", "O3")
 def test_sql(sluice: Sluice) -> None:
     query = "SELECT number AS n, concat('a', {x:String}) AS text FROM numbers(2)"
@@ -86,6 +108,7 @@ def test_sql(sluice: Sluice) -> None:
     ]
     assert sluice.ok("sql", query, "-p", "x=,", "-f", "csv").out == '"n","text"\n0,"a,"\n1,"a,"\n'
     assert sluice("sql", "-", input="SELECT 41 + 1 AS answer").out.split() == ["answer", "42"]
+    assert sluice.ok("sql", "SELECT 1 AS n, 'x' AS text FORMAT CSV").out == '1,"x"\n'
     refused = sluice("sql", "DROP TABLE log")
     assert (refused.code, "READONLY" in refused.err) == (5, True)
     assert sluice("sql", "SELECT nonsense").code == 5

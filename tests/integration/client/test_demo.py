@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +14,10 @@ from tests.integration.client.sluice import INCIDENT, Sluice
 
 @pytest.fixture
 def incident(tmp_path: Path) -> Path:
-    """Another hour, with the shipped plan and scenario."""
+    """Another hour, as the demonstration's last hint has it written."""
     directory = tmp_path / "incident"
     arguments = ["--seed", "11", "--deploy-at", "13:49", "--out", str(directory)]
     subprocess.run([sys.executable, str(INCIDENT / "generate.py"), *arguments], check=True)
-    for name in ("plan.yaml", "scenario.yaml"):
-        shutil.copy(INCIDENT / name, directory)
     return directory
 
 

@@ -20,7 +20,6 @@ from sluice_localstack import (
     DirectoryInUse,
     ExternalKafka,
     LocalStack,
-    Login,
     LoginRefused,
     NotReady,
     Principal,
@@ -32,6 +31,7 @@ from sluice_localstack import (
 )
 from sluice_localstack.kafka.jars import read_lock
 from sluice_localstack.kafka.jvm import java
+from sluice_runtime.connection import KafkaConnection
 from tests.integration.localstack.tools import (
     ACLS,
     PRINCIPALS,
@@ -108,7 +108,7 @@ def test_topics_are_verified_and_their_configurations_updated(stack: LocalStack)
 
 
 def test_a_wrong_password_is_told_as_such(stack: LocalStack) -> None:
-    wrong = Login(stack.bootstrap_servers, "alice", "wrong")
+    wrong = KafkaConnection(stack.bootstrap_servers, "alice", "wrong")
     with pytest.raises(LoginRefused, match=r"refused the login of 'alice': .*invalid credentials.*correct the user"):
         Admin(wrong).answers()
     assert "wrong" not in repr(wrong)
@@ -188,10 +188,21 @@ def test_a_service_sees_no_more_than_it_is_given(stack: LocalStack) -> None:
 
 
 def test_doctor_finds_nothing_wrong_with_a_running_stack(stack: LocalStack) -> None:
-    checks = {check.name: check for check in stack.doctor()}
+    checks = stack.doctor()
+    names = [check.name for check in checks]
     expected = {"python", "disk space", "memory", "java", "kafka jars", "file modes", "kafka login", "service sleeper"}
-    assert expected <= checks.keys()
-    assert [check for check in checks.values() if not check.ok] == []
+    assert expected <= set(names)
+    assert len(set(names)) == len(names)
+    assert [check for check in checks if not check.ok or check.next_step] == []
+
+
+def test_doctor_on_a_fresh_machine_has_notes_and_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_CACHE_DIR", str(tmp_path / "cache"))
+    checks = LocalStack(tmp_path / "data", environment={}).doctor()
+    assert [check for check in checks if not check.ok] == []
+    assert [check.name for check in checks if check.next_step] == ["kafka jars"]
+    assert len({check.name for check in checks}) == len(checks)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_given_cluster_is_used_in_place_of_an_own(stack: LocalStack, tmp_path: Path) -> None:
@@ -223,8 +234,30 @@ def test_a_given_cluster_is_used_in_place_of_an_own(stack: LocalStack, tmp_path:
 
 def test_settings_of_a_given_cluster_must_fit_together() -> None:
     assert external_login({}) is None
-    assert external_login({"KAFKA_BOOTSTRAP_SERVERS": "h:1"}) == Login("h:1", None, None, "PLAINTEXT")
+    assert external_login({"KAFKA_BOOTSTRAP_SERVERS": "h:1"}) == KafkaConnection("h:1", None, None, "PLAINTEXT")
     with pytest.raises(SettingInvalid, match="KAFKA_PASSWORD_FILE go together"):
         external_login({"KAFKA_BOOTSTRAP_SERVERS": "h:1", "KAFKA_USERNAME": "u"})
     with pytest.raises(SettingInvalid, match="KAFKA_PASSWORD_FILE /nowhere cannot be read"):
         external_login({"KAFKA_BOOTSTRAP_SERVERS": "h:1", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD_FILE": "/nowhere"})
+    with pytest.raises(SettingInvalid, match=r"KAFKA_SSL_CA_FILE: ssl_ca_file '/nowhere.pem' can't be used"):
+        external_login(
+            {"KAFKA_BOOTSTRAP_SERVERS": "h:1", "KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CA_FILE": "/nowhere.pem"}
+        )
+
+
+def test_the_principals_of_a_given_cluster_may_have_files_of_their_own(tmp_path: Path) -> None:
+    settings = {"KAFKA_BOOTSTRAP_SERVERS": "h:1", "KAFKA_CREDENTIALS_DIRECTORY": str(tmp_path / "given")}
+    names = [Principal("spawner")]
+    stack = LocalStack(tmp_path / "data", principals=names, environment=settings)
+    assert stack.credentials_file("spawner") == tmp_path / "given" / "spawner.json"
+    assert isinstance(stack.kafka, ExternalKafka)
+    with pytest.raises(SettingInvalid, match=r"KAFKA_CREDENTIALS_DIRECTORY: .*spawner.json: No such file"):
+        stack.kafka.login("spawner")
+    with pytest.raises(SettingInvalid, match="users that are created here get files of our own"):
+        LocalStack(tmp_path / "data", principals=names, environment=settings, provision_external=True)
+
+
+def test_a_new_topic_has_the_copies_that_were_asked_for(stack: LocalStack) -> None:
+    with pytest.raises(ProvisioningFailed, match="INVALID_REPLICATION_FACTOR"):
+        stack.kafka.admin().apply_topics([TopicSpec("copied", 1)], replication=3)
+    assert "copied" not in stack.kafka.admin().topics()

@@ -143,6 +143,21 @@ def test_prefer_wait_answers_with_what_happened(http: httpx.Client, spawner: Spa
     assert (second.status_code, second.json()["pipeline_id"]) == (200, sent.json()["pipeline_id"])
 
 
+@pytest.mark.covers("U1", "P3")
+def test_what_was_refused_may_be_asked_again_with_its_key(http: httpx.Client, spawner: Spawner) -> None:
+    asked = {**BODY, "dedupe_key": "k1"}
+    waits = {"Prefer": "wait=30"}
+    spawner.answers(refuses)
+    first, again = (http.post("/api/spawn", json=asked, headers=waits) for _ in range(2))
+    assert (first.status_code, again.status_code) == (422, 422)
+    spawner.answers(begins)  # the role is there now
+    taken, once_more = (http.post("/api/spawn", json=asked, headers=waits) for _ in range(2))
+    assert [(one.status_code, one.json()["state"]) for one in (taken, once_more)] == [(200, "RUNNING")] * 2
+    assert taken.json()["pipeline_id"] == first.json()["pipeline_id"]
+    status = http.get(f"/runs/{taken.json()['pipeline_id']}/status", params={"after": once_more.json()["position"]})
+    assert status.json()["state"] == "RUNNING"
+
+
 @pytest.mark.covers("U1")
 def test_after_reads_ones_own_writes(http: httpx.Client, spawner: Spawner) -> None:
     spawner.answers(begins)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import threading
+from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from sluice_contracts import codec, topics
-from sluice_contracts.envelope import OutgoingRecord
+from sluice_contracts.dead_letters import original_record
+from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.messages.pipeline import PipelineSpawn
+from sluice_runtime.broker import TopicPartition as BrokerPartition
+from sluice_runtime.kafka import KafkaBroker
 from tests.integration.observability.conftest import StartService
 from tests.integration.observability.support import Service, Writer, names, places, wait_for
-from tests.kafka import TestKafka
+from tests.kafka import TestKafka, write_unreadable
 from tests.unit.observability.events import Teller, plan, spawning, turn, whole_life
 
 KILLS = 5
@@ -216,3 +223,61 @@ def test_each_bad_record_is_a_row_and_one_dead_letter_between_its_neighbours(sto
     writer.write([good])
     complete(store, 4 * len(BAD) + 1)
     assert store.count("SELECT count() FROM log WHERE startsWith(topic, 'dlq.')") == len(BAD)
+
+
+@pytest.mark.covers("C2", "O1")
+def test_a_header_name_that_is_not_utf8_is_a_row_and_a_dead_letter_and_the_api_passes_over_it(
+    store: Service, start: StartService, writer: Writer, kafka: TestKafka, prefix: str
+) -> None:
+    api = start("api", SLUICE_SQL_URL=store.url)
+    api.ready()
+    good = codec.encode(whole_life("p1")[0], topic="pipeline.events", key="p1")
+    assert good.value is not None
+    writer.write([good])
+    partition, first = writer.written[0][1:]
+    for topic in ("pipeline.events", "pipeline.commands"):  # of the second one, the spawner is who refuses
+        asyncio.run(write_unreadable(kafka.connection, prefix + topic, partition, b"p1", good.value))
+    writer.write([good])
+    complete(store, 5)
+    query = "SELECT topic, offset, type, payload, key, headers FROM log WHERE NOT startsWith(topic, 'dlq.')"
+    rows = store.sql(f"{query} ORDER BY topic, offset")
+    empty = {"type": "", "payload": good.value.decode(), "key": "p1", "headers": {}}
+    assert [rows[0], rows[2]] == [
+        {"topic": "pipeline.commands", "offset": 0, **empty},
+        {"topic": "pipeline.events", "offset": first + 1, **empty},
+    ]
+    letters = store.sql("SELECT topic, offset, reason, detail, payload, key, value_bytes FROM dead_letters")
+    assert letters == [
+        {
+            "topic": "pipeline.events", "offset": first + 1, "reason": "bad_headers",
+            "detail": "the name of a header is not UTF-8; none of its headers can be read",
+            "payload": good.value.decode(), "key": "p1", "value_bytes": len(good.value),
+        }
+    ]  # fmt: skip
+    after = {"after": f"pipeline.events/{partition}/{first + 2}"}
+    assert httpx.get(f"{api.url}/runs/p1/status", params=after, timeout=60).json()["state"] == "SPAWNED"
+    for service in (store, api):
+        service.ready()
+        assert service.stop() == 0
+
+
+@pytest.mark.covers("C2", "O1")
+def test_a_null_header_value_stays_null_in_the_dead_letter_and_shows_in_the_row(
+    store: Service, writer: Writer, kafka: TestKafka, prefix: str
+) -> None:
+    good = codec.encode(whole_life("p1")[0], topic="pipeline.events", key="p1")
+    headers: Any = [*good.headers, ("empty", b""), ("nothing", None), ("ce_time", None)]
+    writer.write([replace(good, headers=headers), replace(good, value=b"no json", headers=headers)])
+    complete(store, 3)
+    [row, *_] = store.sql("SELECT headers FROM log WHERE topic = 'pipeline.events' ORDER BY offset")
+    assert row["headers"] == {"empty": "", "nothing": "\\N"}
+    [letter] = store.sql("SELECT headers FROM log WHERE startsWith(topic, 'dlq.')")
+    assert (letter["headers"]["dlq_reason"], letter["headers"]["dlq_original_nothing"]) == ("not_json", "\\N")
+
+    async def last_letter() -> Record:
+        found: list[Record] = []
+        async with KafkaBroker(kafka.connection, prefix=prefix, client_id="test") as broker:
+            await broker.read(BrokerPartition("dlq.pipeline.events", 0), 0, 1, found.extend)
+        return found[0]
+
+    assert original_record(asyncio.run(last_letter())).headers == tuple(headers)

@@ -144,19 +144,19 @@ class Driver:
         self.action = action
         return action
 
-    def resumed(self, **changes: Any) -> Driver:
-        """A later attempt, that knows what is durable and nothing else."""
-        turns = len(self.finished)
+    def resumed(self, after: int | None = None, **changes: Any) -> Driver:
+        """A later attempt, that knows what is durable (after so many turns) and nothing else."""
+        turns = len(self.finished) if after is None else after
         ref = None
         if turns:
-            digest, body = list(self.stored.items())[-1]
+            digest, body = list(self.stored.items())[turns - 1]
             ref = ArtifactRef(sha256=digest, size_bytes=len(body))
         used = Usage()
-        for finished in self.finished:
+        for finished in self.finished[:turns]:
             used += finished.record.reply.usage
         given = {"attempt": self.run.attempt + 1, "turn": turns, "transcript": ref, "usage": used}
         run = self.run.model_copy(update={**given, **changes})
-        return Driver(run, self.role, self.links(), self.now_ms)
+        return Driver(run, self.role, self.links()[:turns], self.now_ms)
 
 
 def failed(driver: Driver) -> str:

@@ -84,19 +84,27 @@ class NoWorkspaces:
 
 
 class Log(Published):
-    """A log that may fail for a type of event."""
+    """A log that may fail for a type of event, be broken for some, or keep everybody waiting at its gate."""
 
     def __init__(self) -> None:
         super().__init__()
         self.failing: str | None = None
-        self.crashing: str | None = None
+        self.crashing: tuple[str, ...] = ()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+        self.waited_at_once = 0
 
     async def publish(self, event: CloudEvent[Message], *, topic: str, key: str) -> None:
         if event.type == self.failing:
             raise PublishFailed("the broker is away")
-        if event.type == self.crashing:
+        if event.type in self.crashing:
             raise RuntimeError("a defect")
         assert topic in ("agent.events.default", "runner.heartbeats")
+        self.waiting += 1
+        self.waited_at_once = max(self.waited_at_once, self.waiting)
+        await self.gate.wait()
+        self.waiting -= 1
         await super().publish(event, topic=topic, key=key)
 
 
@@ -108,9 +116,10 @@ class World:
         self.log = Log()
         self.store = Store()
         self.workspaces = NoWorkspaces()
+        self.metrics = Metrics("agent-runner", "test")
         self.services = Services(
             "runner-1", self.models, self.log, self.store, self.workspaces, {"worker": role()}, TestTime(),
-            redact_canary, Measures(Metrics("agent-runner", "test")),
+            redact_canary, Measures(self.metrics),
         )  # fmt: skip
         self.runner = Runner(self.services, slots=slots, backlog_max_count=backlog, queues=("default",))
 

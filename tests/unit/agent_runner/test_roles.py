@@ -12,14 +12,14 @@ from sluice_runtime.yaml_files import InvalidFile
 
 @pytest.mark.covers("W1")
 def test_shipped_roles_are_whole_and_one_s_own_replace_them(tmp_path: Path) -> None:
-    shipped = known_roles(None)
+    shipped = known_roles(())
     assert {"researcher", "analyst", "diagnostician", "writer"} <= set(shipped)
     for one in shipped.values():
         assert "finish" in one.tools or one.finish_without_tool
     (tmp_path / "writer.yaml").write_text(
         "{name: writer, description: d, system_prompt: s, tools: [finish], queue: other, model: some/model}"
     )
-    roles = known_roles(tmp_path)
+    roles = known_roles([tmp_path])
     assert (roles["writer"].queue, roles["writer"].model) == ("other", "some/model")
     assert roles["analyst"] == shipped["analyst"]
 
@@ -44,5 +44,5 @@ def test_shipped_roles_are_whole_and_one_s_own_replace_them(tmp_path: Path) -> N
 def test_a_wrong_role_is_told_with_file_place_and_value(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / f"{name}.yaml").write_text(text)
     with pytest.raises(InvalidFile) as caught:
-        known_roles(tmp_path)
+        known_roles([tmp_path])
     assert says in str(caught.value)

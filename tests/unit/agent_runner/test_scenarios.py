@@ -14,8 +14,6 @@ from sluice_agent_runner.adapters.scenarios import ScenarioLibrary, read_scenari
 from sluice_agent_runner.adapters.scripted import ScriptedProvider
 from sluice_agent_runner.domain.conversation import ChatMessage, ModelReply, ModelRequest, ToolCallRequest
 from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable
-from sluice_agent_runner.settings import RunnerSettings
-from sluice_runtime.settings import settings_table
 from sluice_runtime.yaml_files import InvalidFile
 from tests.unit.agent_runner.builders import TestTime
 
@@ -253,10 +251,32 @@ def test_a_scenario_that_is_not_there_fails_the_agent(tmp_path: Path, model: str
     with pytest.raises(ModelRefused, match="scenario_invalid") as caught:
         ask(provider, model=model)
     assert says in caught.value.detail
-    with pytest.raises(ModelRefused, match="SLUICE_SCENARIO_FILE"):
-        ask(provider)
     with pytest.raises(ModelRefused, match="SLUICE_SCENARIOS_DIRECTORY"):
         ask(ScriptedProvider(ScenarioLibrary(None, None), TestTime()), model="scripted:x")
+
+
+@pytest.mark.parametrize("model", [None, "scripted:no-model"])
+def test_without_a_model_an_agent_looks_around_and_says_so(tmp_path: Path, model: str | None) -> None:
+    for library in (ScenarioLibrary(None, None), ScenarioLibrary(tmp_path, None)):
+        provider = ScriptedProvider(library, TestTime())
+        assert ask(provider, model=model).tool_calls[0].name == "list_files"
+        last = ask(provider, ("list_files", "there are no files"), model=model).tool_calls[0]
+        assert last.name == "finish"
+        assert "No model is configured: the scenario no-model answered, and task t1 was not" in last.arguments
+
+
+def test_a_model_that_somebody_wants_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="unknown_model") as refused:
+        ask(ScriptedProvider(ScenarioLibrary(tmp_path, None), TestTime()), model="some/model")
+    assert "'some/model': this runner has no model provider" in refused.value.detail
+    own = scenario(tmp_path / "own.yaml", "agents: [{turns: [{text: mine}]}]")
+    assert ask(own, model="some/model").text == "mine"
+
+
+def test_a_file_of_ones_own_wins_over_a_shipped_scenario(tmp_path: Path) -> None:
+    scenario(tmp_path / "no-model.yaml", "agents: [{turns: [{text: mine}]}]")
+    provider = ScriptedProvider(ScenarioLibrary(tmp_path, None), TestTime())
+    assert ask(provider, model="scripted:no-model").text == "mine"
 
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "scenarios.md"
@@ -279,8 +299,3 @@ def test_the_document_s_example_finds_what_it_says(tmp_path: Path) -> None:
     task_before = ChatMessage("user", "before yours: pay.log:12: pay was refused at 10:02:07")
     report = ask(provider, task_id="write-report", messages=(task_before,))
     assert "First seen at pay.log:12." in report.tool_calls[0].arguments
-
-
-def test_the_readme_s_settings_are_current() -> None:
-    readme = Path(__file__).parents[3] / "services" / "agent-runner" / "README.md"
-    assert readme.read_text().endswith(settings_table(RunnerSettings))

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from typing import Any
 
-from sluice_agent_runner.domain.actions import AskHuman, CallModel, Fail, Succeed, Wait
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sluice_agent_runner.domain.actions import AskHuman, CallModel, Fail, Succeed
 from sluice_agent_runner.domain.conversation import ModelReply, ToolCallRequest
-from sluice_agent_runner.domain.events import Attempt, too_large, turn_finished, turn_texts
+from sluice_agent_runner.domain.events import (
+    Attempt,
+    input_requested,
+    succeeded,
+    too_large,
+    turn_finished,
+    turn_texts,
+)
+from sluice_agent_runner.domain.limits import ARTIFACTS_MAX_COUNT
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages.agent import AgentTurnFinished, Answer
 from sluice_contracts.messages.base import ArtifactRef, Usage
-from tests.unit.agent_runner.builders import NOW_MS, Driver, Store, agent_run, call, finish, reply, task
+from tests.unit.agent_runner.builders import NOW_MS, Driver, Store, agent_run, call, finish, reply, role, task
 
 CALLS = st.one_of(
     st.sampled_from(
@@ -38,53 +49,66 @@ REPLIES = st.builds(
 )
 
 
-def play(driver: Driver, replies: list[ModelReply]) -> None:
-    """Gives the answers until the machine ends or they do; a question is answered at once."""
-    for answer in replies:
+def settle(driver: Driver) -> None:
+    """Answers every question at once."""
+    while isinstance(driver.action, AskHuman):
+        asked = driver.action
+        driver.machine.on_asked(NOW_MS)
+        for question in asked.questions:
+            driver.action = driver.machine.on_answer(Answer(request_id=question.request_id, answer="this"), NOW_MS)
         if isinstance(driver.action, CallModel):
-            driver.says(answer)
-        while isinstance(driver.action, AskHuman | Wait):
-            action = driver.action
-            assert isinstance(action, AskHuman)
-            driver.machine.on_asked(NOW_MS)
-            for question in action.questions:
-                driver.action = driver.machine.on_answer(Answer(request_id=question.request_id, answer="this"), NOW_MS)
-            if isinstance(driver.action, CallModel):
-                driver.requests.append(driver.action.request)
+            driver.requests.append(driver.action.request)
+
+
+def play(driver: Driver, replies: list[ModelReply]) -> None:
+    """Gives the answers until the machine ends or they do."""
+    settle(driver)
+    for answer in replies:
         if isinstance(driver.action, Succeed | Fail):
             return
+        driver.says(answer)
+        settle(driver)
 
 
-@given(st.lists(REPLIES, max_size=12), st.integers(0, 12))
+def decision(driver: Driver) -> object:
+    """What the machine wants now; the attempt's number is all that a restart may change of it."""
+    if isinstance(driver.action, CallModel):
+        return replace(driver.action.request, attempt=0)
+    return driver.action
+
+
+SILENT = st.builds(lambda text: reply(text=text), st.sampled_from(["", "hm", "It is line 17.", '{"n": 1}']))
+SCHEMAS: list[dict[str, Any] | None] = [
+    None,
+    {"type": "object", "required": ["n"]},
+    {"$ref": "#/$defs/missing"},  # shows its fault only when it is applied
+]
+
+
+@settings(deadline=None)  # nine attempts are played in one example
+@given(
+    st.lists(st.one_of(REPLIES, SILENT), max_size=12),
+    st.sampled_from(SCHEMAS),
+    st.booleans(),
+)
 @pytest.mark.covers("P12")
-def test_a_crash_after_any_durable_turn_changes_nothing(replies: list[ModelReply], crash_at: int) -> None:
-    """One attempt, and one that was cut after some turn and went on in another, make the same links and one end."""
-    run = agent_run(task(budget={"tokens": 300}), max_iterations=8)
-    straight = Driver(run)
-    play(straight, replies)
+def test_a_crash_after_any_durable_turn_changes_nothing(
+    replies: list[ModelReply], schema: dict[str, Any] | None, talker: bool
+) -> None:
+    """One attempt, and one that was cut after any turn and went on in another: the same links, requests and end.
 
-    first = Driver(run)
-    play(first, replies[:crash_at])
-    if isinstance(first.action, Succeed | Fail):
-        assert first.action == straight.action
-        if isinstance(first.action, Succeed):
-            assert first.resumed().action == straight.action
-        return
-    second = first.resumed()
-    while isinstance(second.action, AskHuman):  # asked again: answered again
-        asked = second.action
-        second.machine.on_asked(NOW_MS)
-        for question in asked.questions:
-            second.action = second.machine.on_answer(Answer(request_id=question.request_id, answer="this"), NOW_MS)
-    play(second, replies[len(first.finished) :])
-    links = first.links() + second.links()
-    straight_links = straight.links()
-    if isinstance(straight.action, Fail) and straight.action.problem.code == "model_did_not_finish":
-        # A new attempt nudges anew: that is what a retry is for.
-        assert links[: len(straight_links)] == straight_links
-        return
-    if len(links) == len(straight_links):
-        assert links == straight_links
+    Also where the end was decided and not yet told: it is told then, and no turn is paid for it.
+    """
+    run = agent_run(task(budget={"tokens": 300}, output_schema=schema), max_iterations=8)
+    straight = Driver(run, role(finish_without_tool=talker))
+    play(straight, replies)
+    links = straight.links()
+    for cut in range(len(links) + 1):
+        second = straight.resumed(after=cut)
+        play(second, replies[cut:])
+        assert links[:cut] + second.links() == links
+        assert decision(second) == decision(straight)
+        assert [one.messages for one in second.requests] == [one.messages for one in straight.requests[cut:]]
 
 
 @given(st.lists(REPLIES, max_size=15))
@@ -157,6 +181,34 @@ def test_every_turn_fits_into_its_message_and_can_be_read(text: str, calls: list
     for n, one in enumerate(decoded.tool_calls):
         assert read(one.result.text, one.result.ref) == calls[n][1]
         assert (one.arguments is None) == (one.arguments_ref is not None)
+
+
+@pytest.mark.covers("O1", "P10")
+def test_every_lawful_question_and_result_fits_into_its_message() -> None:
+    """The largest that the tools take: what is larger comes back to the model, and never gets so far."""
+    wide = "\x01"  # six bytes in JSON
+    driver = Driver()
+    largest = call(
+        "ask_human", "q", question=wide * 4_000, options=[wide * 500] * 20, default=wide * 4_000
+    )  # fmt: skip
+    action = driver.says(reply(largest))
+    assert isinstance(action, AskHuman)
+    attempt = Attempt("agent-1", 1, "runner-1")
+    asked = input_requested(attempt, action.questions[0], 60)
+    driver = Driver()
+    writes = [
+        call("write_artifact", name=f"{n:03}" + "😀" * 63 + "/" + "😀" * 63, kind=wide * 64, content="x")
+        for n in range(ARTIFACTS_MAX_COUNT)
+    ]
+    for n in range(0, len(writes), 10):
+        driver.says(reply(*writes[n : n + 10]))
+    done = driver.says(finish(summary=wide * 4_000, result="x" * 60_000))
+    assert isinstance(done, Succeed)
+    assert len(done.artifacts) == ARTIFACTS_MAX_COUNT
+    said = succeeded(attempt, done, {"result": done.conclusion.result}, {})
+    for data in (asked, said):
+        event = CloudEvent("id-1", "agent-runner/runner-1", "acme", "pipeline-1", NOW_MS, data)
+        codec.encode(event, topic="agent.events.default", key="pipeline-1")
 
 
 def test_small_turns_need_no_artifact() -> None:

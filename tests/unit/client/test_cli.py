@@ -67,6 +67,7 @@ def test_every_command_speaks_json_and_is_described(name: str) -> None:
         (["demo", "--kill", "kafka"], 2),
         (["down"], 0),
         (["--help"], 0),
+        (["--version"], 0),
     ],
 )
 def test_exit_codes(

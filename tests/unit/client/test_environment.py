@@ -60,7 +60,7 @@ def test_a_provider_may_be_named_instead(tmp_path: Path) -> None:
     [
         ("SLUICE_PARTITIONS", "0", "1 to 1000"),
         ("SLUICE_PARTITIONS", "many", "1 to 1000"),
-        ("SLUICE_ROLES_DIRECTORY", "/does/not/exist", "no such folder"),
+        ("SLUICE_ROLES_DIRECTORIES", "/tmp,/does/not/exist", "=/does/not/exist: there is no such folder"),
         ("CLICKHOUSE_URL", "clickhouse:8123", "no URL of a server"),
         ("CLICKHOUSE_URL", f"http://user:{CANARY}@host:8123/x", "SLUICE_CLICKHOUSE_PASSWORD_FILE"),
     ],

@@ -64,8 +64,10 @@ def test_a_report_names_a_line_and_not_one_that_begins_alike() -> None:
 
 def test_an_incident_is_found_or_named(tmp_path: Path) -> None:
     assert incident_directory(None, tmp_path) == INCIDENT
-    with pytest.raises(InputInvalid, match="--incident"):
+    with pytest.raises(InputInvalid, match=r"no plan\.yaml; write one: .*generate\.py --out"):
         incident_directory(tmp_path)
+    assert incident_directory(generated(tmp_path / "other", "--seed", "8")) == tmp_path / "other"
+    assert (tmp_path / "other" / "scenario.yaml").read_bytes() == (INCIDENT / "scenario.yaml").read_bytes()
     (tmp_path / "logs").mkdir()
     with pytest.raises(InputInvalid, match="no log has an error"):
         first_error(tmp_path)

@@ -47,6 +47,14 @@ def test_paths_become_references_and_keep_their_place(folder: Path) -> None:
     assert plan.inputs[3].media_type.startswith("text/markdown")
 
 
+def test_the_condition_of_an_edge_is_no_boolean(tmp_path: Path) -> None:
+    """YAML 1.1 reads the key `on` as true."""
+    edge = "[{id: t, objective: no, role: r}, {id: u, objective: yes, role: r, dependencies: [{task: t, on: failed}]}]"
+    plan = Plan.model_validate(read_plan(written(tmp_path, f"objective: o\nunattended: true\ntasks: {edge}")).plan)
+    assert plan.tasks[1].dependencies[0].on == "failed"
+    assert (plan.tasks[0].objective, plan.tasks[1].objective, plan.unattended) == ("no", "yes", True)
+
+
 def test_a_file_outside_the_plans_folder_has_its_own_name(folder: Path) -> None:
     (folder / "plans").mkdir()
     path = written(folder / "plans", "{objective: o, tasks: [], inputs: [../note.md]}")

@@ -47,9 +47,21 @@ def test_a_directory_in_use_is_waited_for(engine: ClickHouse, engine_directory: 
 
 @pytest.mark.parametrize(
     ("url", "fault"),
-    [("http://a:secret@h:1/d", "holds a password"), ("tcp://h:9000", "must be http"), ("nonsense", "must be http")],
+    [
+        ("http://a:secret@h:1/d", "holds a password; put it into the file SLUICE_CLICKHOUSE_PASSWORD_FILE"),
+        ("tcp://h:9000", "'tcp://h:9000' is no URL of a server; it must be http"),
+        ("nonsense", "must be http"),
+    ],
 )
-def test_a_wrong_url_is_refused_without_its_password(url: str, fault: str) -> None:
-    with pytest.raises(ValueError, match=fault) as refused:
+def test_a_wrong_url_is_refused_without_its_password(url: str, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^SLUICE_CLICKHOUSE_URL.*{fault}") as refused:
         ClickHouse.server(url, None)
     assert "secret" not in str(refused.value)
+    environment = {"SLUICE_KAFKA_BOOTSTRAP_SERVERS": "h:1", "SLUICE_CLICKHOUSE_URL": url}
+    ended = subprocess.run(
+        [sys.executable, "-m", "sluice_observability", "store"],
+        env={"PYTHONPATH": ":".join(sys.path), **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 2, "the settings can't be used"
+    assert "SLUICE_CLICKHOUSE_URL" in ended.stderr + ended.stdout
+    assert "secret" not in ended.stderr + ended.stdout

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from sluice_contracts import codec
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.columns import LogColumns
+from sluice_observability.domain.records import UNREADABLE_HEADERS
 from sluice_observability.handlers.positions import with_ingest_time
 from tests.unit.observability.doubles import PREFIX, Message
 from tests.unit.observability.events import whole_life
 
 TOPIC = "agent.events.default"
 NAMES = {PREFIX + TOPIC: (TOPIC, "i1")}
+STRUCTURED = ("content-type", codec.STRUCTURED_CONTENT_TYPE)
 
 
 def table_of(*messages: Message) -> list[dict[str, Any]]:
@@ -61,6 +63,43 @@ def test_a_structured_event_is_a_row_like_any_other() -> None:
     assert row["event_time"].year == 2026
 
 
+@pytest.mark.covers("C1", "O1")
+@pytest.mark.parametrize(
+    ("given", "sequence"),
+    [
+        (7, 7),
+        ("7", 7),
+        (None, None),
+        (True, None),
+        (7.0, None),
+        (-1, None),
+        ([1], None),
+        (10**18, None),
+        (10**4_299, None),
+    ],
+)
+def test_a_structured_events_sequence_is_a_number_or_a_text(given: Any, sequence: int | None) -> None:
+    document = {"id": "e1", "type": "pipeline.tick", "sequence": given, "data": {}}
+    [row] = table_of(Message(TOPIC, 0, 0, json.dumps(document).encode(), [STRUCTURED]))
+    assert (row["event_id"], row["type"], row["sequence"]) == ("e1", "pipeline.tick", sequence)
+
+
+@pytest.mark.covers("C1", "O1")
+def test_a_structured_events_attribute_that_is_no_text_is_as_good_as_absent() -> None:
+    document = {"id": "e1", "type": "pipeline.tick", "tenant": 5, "time": {"x": [None]}, "subject": None, "data": {}}
+    record = Message(TOPIC, 0, 0, json.dumps(document).encode(), [STRUCTURED])
+    [row] = table_of(record)
+    assert (row["event_id"], row["tenant"], row["pipeline_id"]) == ("e1", "system", "p1")
+    assert row["event_time"] == row["append_time"]
+
+
+@pytest.mark.covers("C2", "O1")
+def test_a_structured_event_without_data_is_kept_whole() -> None:
+    body = b'{"id":"e1","type":"pipeline.tick","data_base64":"eA=="}'
+    [row] = table_of(Message(TOPIC, 0, 0, body, [STRUCTURED]))
+    assert (row["event_id"], row["payload"]) == ("e1", body.decode())
+
+
 @pytest.mark.covers("C2", "O1")
 @pytest.mark.parametrize(
     ("message", "expected"),
@@ -80,6 +119,8 @@ def test_a_structured_event_is_a_row_like_any_other() -> None:
         (Message(TOPIC, 0, 7, identity=None), {"pipeline_id": "", "key": ""}),
         (Message(TOPIC, 0, 7, pairs=[("traceparent", b"x")]), {"trace_id": "", "span_id": ""}),
         (Message(TOPIC, 0, 7, pairs=[("a", b"1"), ("b", b"\xff")]), {"headers": [("a", "1"), ("b", "\\xff")]}),
+        (Message(TOPIC, 0, 7, pairs=[("a", b""), ("b", None)]), {"headers": [("a", ""), ("b", "\\N")]}),
+        (Message(TOPIC, 0, 7, pairs=UNREADABLE_HEADERS), {"headers": [], "type": "", "event_id": "i1/0/7"}),
         (
             Message(TOPIC, 0, 7, b"no json", [("content-type", codec.STRUCTURED_CONTENT_TYPE)]),
             {"payload": "no json", "event_id": "i1/0/7"},

@@ -42,6 +42,30 @@ def test_a_late_effect_takes_nothing_back() -> None:
     assert seen.decided(0, 2)
 
 
+@pytest.mark.covers("U1")
+def test_an_effect_of_a_command_does_not_decide_what_stands_before_its_repetition() -> None:
+    seen = Effects()
+    again = Command("c0-1", "pipeline.cancel", "p", 0, 5)
+    seen.command_seen(command(1))
+    seen.effect_seen("c0-1")
+    seen.command_seen(command(3))
+    seen.command_seen(again)
+    seen.effect_seen("c0-1")  # the first command's second event, for all that is known
+    assert [seen.decided(0, offset) for offset in (1, 3, 5)] == [True, False, False]
+    assert seen.waiting(0, 5) == again
+    seen.effect_seen("c0-1", is_all=True)
+    assert seen.decided(0, 5)
+
+
+@pytest.mark.covers("U1")
+def test_a_repetition_is_not_decided_by_an_effect_that_came_before_the_command() -> None:
+    seen = Effects()
+    seen.effect_seen("c0-1")
+    seen.command_seen(command(1))
+    seen.command_seen(Command("c0-1", "pipeline.cancel", "p", 0, 5))
+    assert [seen.decided(0, offset) for offset in (1, 5)] == [True, False]
+
+
 def test_memory_is_bounded() -> None:
     seen = Effects()
     for offset in range(effects.REMEMBERED_MAX_COUNT + 10):

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from sluice_contracts.messages import pipeline
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import Message, pipeline
 from sluice_contracts.messages.base import Problem
 from sluice_observability.domain.effects import Position
 from sluice_observability.domain.places import Place
@@ -57,6 +58,25 @@ def test_a_command_is_reached_with_its_effect_and_not_before() -> None:
     assert not now.reached(Position(COMMANDS, 1, 2))
     assert now.horizon(Position(COMMANDS, 0, 7)) == Position(EVENTS, 0, 3)
     assert now.refusal(command.id) == refused
+
+
+def refused(teller: Teller, command: CloudEvent[Message], offset: int) -> Told:
+    problem = Problem(code="unknown_role", detail="nobody")
+    data = pipeline.PipelineRefused(command_id=command.id, command_type=command.type, problem=problem)
+    return Told(Position(EVENTS, 0, offset), teller.spawner(data, command.id))
+
+
+@pytest.mark.covers("P3", "U1")
+def test_a_refusal_is_forgotten_when_the_same_command_is_taken() -> None:
+    now, teller = live(), Teller("p1")
+    command = teller.command(pipeline.PipelineSpawn(plan=plan()))
+    now.tell([Told(Position(COMMANDS, 0, 1), command), refused(teller, command, 0)])
+    assert now.was_refused(command.id)
+    now.tell([Told(Position(COMMANDS, 0, 2), command)])
+    assert not now.reached(Position(COMMANDS, 0, 2))
+    now.tell([Told(Position(EVENTS, 0, 1), next(spawning(teller, cause=command.id)))])
+    assert now.reached(Position(COMMANDS, 0, 2))
+    assert now.refusal(command.id) is None
 
 
 @pytest.mark.covers("P3", "U1")

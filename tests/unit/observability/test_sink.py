@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.columns import LogColumns
 from sluice_observability.domain.places import Gap, Place
 from sluice_observability.domain.policy import SinkPolicy
+from sluice_observability.domain.records import UNREADABLE_HEADERS
 from sluice_observability.domain.retrying import Backoff
 from sluice_observability.handlers.positions import GrowingClock, positions_in
 from sluice_observability.handlers.refusals import Checker, DeadLetterOffice
 from sluice_observability.handlers.sink import Sink
-from sluice_observability.ports import Database
+from sluice_observability.ports import Database, Header
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, partition_for
 from tests.doubles import ManualClock
@@ -227,3 +229,29 @@ def test_invalid_events_of_the_spawner_are_dead_letters_once_and_rows_too(engine
         return [one.value for one in found]
 
     assert asyncio.run(run()) == [b"no json", good.value, good.value]
+
+
+@pytest.mark.covers("C2")
+def test_a_dead_letter_has_null_header_values_as_they_were_and_none_where_none_could_be_read(
+    engine: ClickHouse,
+) -> None:
+    good = spawned()
+    home = partition_for(b"p1", 2)
+    pairs: list[Header] = [("nothing", None), ("empty", b"")]
+    messages = [
+        Message("pipeline.events", home, 0, good.value, [*good.headers, ("ce_time", None)]),  # valid: Kafka's time
+        Message("pipeline.events", home, 1, b"x", pairs),
+        Message("pipeline.events", 1, 9, None, [], None),  # so that there are two partitions
+        Message("pipeline.events", home, 2, good.value, UNREADABLE_HEADERS),
+    ]
+
+    async def run() -> list[dict[str, Any]]:
+        bench = Bench(MemorySource(messages), engine)
+        await bench.run_until(lambda: rows_in(engine) == len(messages))
+        return [dict(one.headers) for one in bench.log.read(TopicPartition(DEAD_LETTERS, 0), 0)]
+
+    null, _, unreadable = asyncio.run(run())
+    assert (null["dlq_original_nothing"], null["dlq_original_empty"]) == (None, b"")
+    assert unreadable["dlq_reason"] == b"bad_headers"
+    assert b"not UTF-8" in unreadable["dlq_detail"]
+    assert not [name for name in unreadable if name.startswith("dlq_original_")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sluice_client.errors import InputInvalid
 from sluice_client.wiring import RUNNER, Settings
+from sluice_runtime.connection import ClickHouseAddress
 
 MODEL_KEY = "OPENROUTER_API_KEY"
 """The one secret that may come by the environment, of this process only: it goes on by a file."""
@@ -18,6 +18,7 @@ DEFAULT_MODEL = "openai/gpt-4.1-mini"
 
 OURS = frozenset({
     "SLUICE_URL", "SLUICE_SQL_URL", "SLUICE_SQL_USER", "SLUICE_SQL_PASSWORD_FILE", "SLUICE_SQL_DATABASE",
+    "SLUICE_SQL_READONLY",
     "SLUICE_ARTIFACTS_URL", "SLUICE_CREDENTIALS_DIRECTORY", "SLUICE_DATA_DIRECTORY", "SLUICE_CACHE_DIR",
     "SLUICE_HTTP_PORT", "SLUICE_INSTANCE_ID", "SLUICE_PARTITIONS",
 })  # fmt: skip
@@ -46,10 +47,13 @@ def stack_settings(data_directory: Path, environment: Mapping[str, str] | None =
         data_directory=data_directory,
         partitions=_partitions(given.get("SLUICE_PARTITIONS")),
         topic_prefix=given.get("SLUICE_TOPIC_PREFIX", "sluice."),
-        roles_directory=_directory(given, "SLUICE_ROLES_DIRECTORY"),
+        roles_directories=_directories(given, "SLUICE_ROLES_DIRECTORIES"),
         scenarios_directory=_directory(given, "SLUICE_SCENARIOS_DIRECTORY") or data_directory.absolute() / "scenarios",
         clickhouse_url=_clickhouse_url(given.get("CLICKHOUSE_URL")),
         clickhouse_password_file=_file(given, "SLUICE_CLICKHOUSE_PASSWORD_FILE"),
+        sql_user=given.get("SLUICE_SQL_USER") or None,
+        sql_password_file=_file(given, "SLUICE_SQL_PASSWORD_FILE"),
+        sql_readonly=given.get("SLUICE_SQL_READONLY", "").lower() not in ("false", "0"),
         model_provider=provider,
         environment={name: value for name, value in given.items() if name.startswith("SLUICE_") and name not in OURS},
         service_environment={RUNNER: runner},
@@ -81,8 +85,16 @@ def _file(given: Mapping[str, str], name: str) -> Path | None:
 
 
 def _directory(given: Mapping[str, str], name: str) -> Path | None:
-    found = _file(given, name)
-    if found is not None and not found.is_dir():
+    return _folder(name, given[name]) if given.get(name) else None
+
+
+def _directories(given: Mapping[str, str], name: str) -> tuple[Path, ...]:
+    return tuple(_folder(name, part.strip()) for part in given.get(name, "").split(",") if part.strip())
+
+
+def _folder(name: str, text: str) -> Path:
+    found = Path(text).expanduser().absolute()
+    if not found.is_dir():
         raise InputInvalid(f"{name}={found}: there is no such folder; make it, or correct the path")
     return found
 
@@ -91,12 +103,7 @@ def _clickhouse_url(text: str | None) -> str | None:
     if not text:
         return None
     try:
-        parts = urlsplit(text)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise InputInvalid("CLICKHOUSE_URL is no URL of a server; give it as http(s)://user@host:port/database")
-    if parts.password is not None:
-        raise InputInvalid("CLICKHOUSE_URL holds a password; put it into the file SLUICE_CLICKHOUSE_PASSWORD_FILE")
+        ClickHouseAddress.parse(text, "CLICKHOUSE_URL")
+    except ValueError as error:
+        raise InputInvalid(str(error)) from None
     return text

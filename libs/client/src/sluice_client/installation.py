@@ -27,6 +27,7 @@ class Installation:
     Attributes:
         api_url: The api's address.
         sql_url: The address that speaks ClickHouse's HTTP interface; with user, password and database where it asks.
+        sql_readonly: Whether queries are sent with `readonly=1`; False for a user whose profile forbids to set it.
         kafka: Bootstrap servers.
         credentials_directory: Has one file for each Kafka principal. No secret stands in this object.
         artifacts_url: Where run inputs are put.
@@ -40,6 +41,7 @@ class Installation:
     sql_user: str | None = None
     sql_password_file: str | None = None
     sql_database: str | None = None
+    sql_readonly: bool = True
     kafka: str | None = None
     credentials_directory: str | None = None
     artifacts_url: str | None = None
@@ -162,7 +164,7 @@ def find(
     """The installation that a command means.
 
     A URL (`--url`, `SLUICE_URL`) names one by its api; what else is needed then comes from `SLUICE_SQL_URL`,
-    `SLUICE_SQL_USER`, `SLUICE_SQL_PASSWORD_FILE`, `SLUICE_SQL_DATABASE`, `SLUICE_ARTIFACTS_URL`,
+    `SLUICE_SQL_USER`, `SLUICE_SQL_PASSWORD_FILE`, `SLUICE_SQL_DATABASE`, `SLUICE_SQL_READONLY`, `SLUICE_ARTIFACTS_URL`,
     `SLUICE_CREDENTIALS_DIRECTORY`, `SLUICE_TOPIC_PREFIX`, `SLUICE_QUEUES`, `SLUICE_MODEL_PROVIDER`. Without a URL it is
     the local stack.
 
@@ -188,6 +190,7 @@ def find(
         sql_user=settings.get("SLUICE_SQL_USER") or None,
         sql_password_file=settings.get("SLUICE_SQL_PASSWORD_FILE") or None,
         sql_database=settings.get("SLUICE_SQL_DATABASE") or None,
+        sql_readonly=settings.get("SLUICE_SQL_READONLY", "").lower() not in ("false", "0"),
         kafka=settings.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         credentials_directory=settings.get("SLUICE_CREDENTIALS_DIRECTORY") or None,
         artifacts_url=settings.get("SLUICE_ARTIFACTS_URL") or None,

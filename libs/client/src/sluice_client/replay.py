@@ -35,7 +35,7 @@ CAUGHT_UP_TIMEOUT_S = 15.0
 """The log is a second behind the topics while it runs; after this it does not run."""
 POLL_S = 0.2
 LETTERS_MAX_COUNT = 10_000
-"""Of one replay: all of them are held in memory, without their bodies."""
+"""Of one replay: all of them are held in memory, without their bodies. The next one goes on behind them."""
 THROUGH = (
     "SELECT topic, partition, argMax(consumed_through, recorded_at) AS through FROM positions"
     " WHERE has(splitByChar(',', {topics:String}), topic) GROUP BY topic, partition",
@@ -71,20 +71,21 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which letters. Nothing chosen is all."""
+    """Which letters. Nothing chosen is all. `replayed` chooses by whether they were replayed before."""
 
     ids: Sequence[str] = ()
     topic: str | None = None
     reason: str | None = None
     type: str | None = None
     limit: int = LETTERS_MAX_COUNT
+    replayed: bool | None = None
 
 
 def find_letters(sql: Sql, choice: Choice) -> list[Letter]:
     """The letters of a choice, oldest first. An id may be shortened to eight characters or more.
 
     Raises:
-        InputInvalid: An id names no letter, or several.
+        InputInvalid: An id is too short, or, of all letters whether replayed or not, names none or several.
     """
     conditions, parameters = ["1"], {"limit": str(choice.limit)}
     for column, value in (("topic", choice.topic), ("reason", choice.reason), ("original_type", choice.type)):
@@ -99,6 +100,8 @@ def find_letters(sql: Sql, choice: Choice) -> list[Letter]:
         conditions.append(
             "(" + " OR ".join(f"startsWith(d.letter_id, {{id{n}:String}})" for n in range(len(choice.ids))) + ")"
         )
+    if choice.replayed is not None:
+        conditions.append(f"replayed_at_ms IS {'NOT ' if choice.replayed else ''}NULL")
     replays = (
         f"SELECT headers['{REPLAY_OF}'] AS letter_id, max(append_time) AS replayed_at FROM log"
         f" WHERE NOT startsWith(topic, 'dlq.') AND mapContains(headers, '{REPLAY_OF}') GROUP BY letter_id"
@@ -117,7 +120,7 @@ def find_letters(sql: Sql, choice: Choice) -> list[Letter]:
         parameters,
     )
     letters = [Letter(**{**row, "replayed_at_ms": _number(row["replayed_at_ms"])}) for row in rows]
-    for one in choice.ids:
+    for one in choice.ids if choice.replayed is None else ():
         found = {letter.letter_id for letter in letters if letter.letter_id.startswith(one)}
         if len(found) != 1:
             raise InputInvalid(f"id {one!r} names {len(found)} dead letters; sluice dlq list shows them")
@@ -179,22 +182,25 @@ async def replay(
         sleep: Between two.
 
     Returns:
-        What was (or would be) written, and what was left alone because it was replayed before.
+        What was (or would be) written, and what was left alone because it was replayed before: of both the oldest, up
+        to `LETTERS_MAX_COUNT`.
 
     Raises:
         TimedOut: The log is behind the topics: what was replayed can't be told.
         OutcomeUnknown: Kafka did not answer in the middle.
         InputInvalid: A letter is no longer on its topic.
     """
-    whole = replace(choice, limit=LETTERS_MAX_COUNT)
-    wanted = await asyncio.to_thread(find_letters, sql, whole)
-    if wanted and not dry_run:
-        await _caught_up(broker, sql, sorted({letter.topic for letter in wanted}))
-        wanted = await asyncio.to_thread(find_letters, sql, whole)
-    fresh = [letter for letter in wanted if again or letter.replayed_at_ms is None]
-    left = [letter for letter in wanted if not again and letter.replayed_at_ms is not None]
+    if choice.ids:
+        await asyncio.to_thread(find_letters, sql, replace(choice, limit=LETTERS_MAX_COUNT))  # each names a letter
+    wanted = replace(choice, limit=min(choice.limit, LETTERS_MAX_COUNT), replayed=None if again else False)
+    fresh = await asyncio.to_thread(find_letters, sql, wanted)
+    if fresh and not dry_run:
+        await _caught_up(broker, sql, sorted({letter.topic for letter in fresh}))
+        fresh = await asyncio.to_thread(find_letters, sql, wanted)
+    before = replace(choice, limit=LETTERS_MAX_COUNT, replayed=True)
+    left = [] if again else await asyncio.to_thread(find_letters, sql, before)
     written: list[Replayed] = []
-    for letter in fresh[: choice.limit]:
+    for letter in fresh:
         record = _again(await _read(broker, letter), letter)
         offset = None
         if not dry_run:
@@ -287,7 +293,7 @@ async def _read(broker: Broker, letter: Letter) -> Record:
     found: list[Record] = []
     if bounds.first <= letter.letter_offset < bounds.end:
         await broker.read(at, letter.letter_offset, letter.letter_offset + 1, found.extend)
-    if not found or dict(found[0].headers).get("ce_id", b"").decode() != letter.letter_id:
+    if not found or (dict(found[0].headers).get("ce_id") or b"").decode() != letter.letter_id:
         raise InputInvalid(
             f"dead letter {letter.letter_id} is no longer on {at.topic}: its retention has passed, or the topic was "
             "made anew; what the log has of it: sluice dlq show"

@@ -12,11 +12,20 @@ import httpx
 
 from sluice_client.errors import InputInvalid, Refused, Unreachable
 from sluice_client.installation import Installation
+from sluice_runtime.connection import ClickHouseAddress
 
 TIMEOUT_S = 60.0
 """The endpoint ends a query after 30 s."""
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"})
+
+
+class OtherFormat(Exception):
+    """The query names its own FORMAT: show `body` as it is, or leave FORMAT out of the query."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("the query names a FORMAT of its own; its answer is no table")
+        self.body = body
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +40,15 @@ class Sql:
     """Asks the event log. Use it as a context manager, or close it.
 
     Args:
-        url: The endpoint.
-        user: Where it asks for one.
+        url: The endpoint: `http(s)://user@host:port/database`, of which user, port and database may be left out.
+        user: Where it asks for one; default: the URL's.
         password_file: Holds that user's password.
-        database: Default: the endpoint's.
+        database: Default: the URL's, else the endpoint's.
+        readonly: Have a server refuse whatever does not only read, also from a user that may write.
         transport: Instead of the network.
 
     Raises:
-        InputInvalid: The password's file can't be read.
+        InputInvalid: The URL is none, or the password's file can't be read.
     """
 
     def __init__(
@@ -48,9 +58,16 @@ class Sql:
         user: str | None = None,
         password_file: Path | None = None,
         database: str | None = None,
+        readonly: bool = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = url.rstrip("/")
+        try:
+            address = ClickHouseAddress.parse(url, "SLUICE_SQL_URL")
+        except ValueError as error:
+            raise InputInvalid(str(error)) from None
+        self._url = address.url
+        self._settings = {"readonly": "1"} if readonly else {}
+        user, database = user or address.user, database or address.database
         headers = {"X-ClickHouse-Database": database} if database else {}
         if user:
             headers |= {"X-ClickHouse-User": user, "X-ClickHouse-Key": _password(password_file)}
@@ -73,6 +90,7 @@ class Sql:
             user=installation.sql_user,
             password_file=None if password_file is None else Path(password_file),
             database=installation.sql_database,
+            readonly=installation.sql_readonly,
         )
 
     def __enter__(self) -> Sql:
@@ -99,7 +117,9 @@ class Sql:
         """
         given = {f"param_{name}": value.translate(_ESCAPES) for name, value in (parameters or {}).items()}
         try:
-            answer = self._client.post("/", params={"default_format": format, **given}, content=query.encode())
+            answer = self._client.post(
+                "/", params={"default_format": format, **self._settings, **given}, content=query.encode()
+            )
         except httpx.TransportError as error:
             raise Unreachable(
                 f"SQL at {self._url} does not answer ({type(error).__name__}); see what runs: sluice doctor"
@@ -110,12 +130,23 @@ class Sql:
         raise Refused(answer.text.strip()[:2_000], answer.status_code, {"type": code, "detail": answer.text[:2_000]})
 
     def table(self, query: str, parameters: Mapping[str, str] | None = None) -> Table:
-        """The answer with its columns in their order. Raises as `raw`."""
-        answer = json.loads(self.raw(query, format="JSONCompact", parameters=parameters))
-        return Table([column["name"] for column in answer["meta"]], answer["data"])
+        """The answer with its columns in their order. Raises as `raw`.
+
+        Raises:
+            OtherFormat: The query names a FORMAT of its own.
+        """
+        body = self.raw(query, format="JSONCompact", parameters=parameters)
+        try:
+            answer = json.loads(body)
+            rows = answer["data"]
+            if not all(isinstance(row, list) for row in rows):
+                raise OtherFormat(body)
+            return Table([column["name"] for column in answer["meta"]], rows)
+        except (ValueError, KeyError, TypeError):
+            raise OtherFormat(body) from None
 
     def rows(self, query: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """The answer as objects. Raises as `raw`."""
+        """The answer as objects. Raises as `table`."""
         found = self.table(query, parameters)
         return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from sluice_client.installation import Installation
 from sluice_contracts import topics
 from sluice_localstack import AclRule, LocalStack, OnProgress, Principal, ServiceSpec, StartFailed, TopicSpec
 from sluice_localstack.progress import silent
+from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.roles import load_roles, queues_by_role
 
 API, STORE, SPAWNER, RUNNER = "api", "store", "spawner", "agent-runner"
@@ -24,10 +24,14 @@ class Settings:
 
     Attributes:
         partitions: Of co-partitioned topics; fixed when the topics are created.
-        roles_directory: Roles of one's own, beside the shipped ones.
+        roles_directories: Roles of one's own, beside the shipped ones.
         scenarios_directory: Where the scripted model finds scenarios.
         clickhouse_url: `http(s)://user@host:port/database` of a server, instead of the embedded engine.
         clickhouse_password_file: That user's password.
+        sql_user: Another user of that server, who may only read: the api and `sluice sql` ask as him. None: they ask as
+            the one who writes, and have the server refuse whatever does not only read.
+        sql_password_file: That reader's password.
+        sql_readonly: Whether queries are sent with `readonly=1`; False for a reader who may not set it.
         model_provider: Who answers for tasks that name no model; what it needs stands in the runner's environment.
         environment: Further settings for all services; what is wired here wins over them.
         service_environment: Settings for single services, by service name; they win over what is wired here.
@@ -36,10 +40,13 @@ class Settings:
     data_directory: Path
     partitions: int = 8
     topic_prefix: str = "sluice."
-    roles_directory: Path | None = None
+    roles_directories: tuple[Path, ...] = ()
     scenarios_directory: Path | None = None
     clickhouse_url: str | None = None
     clickhouse_password_file: Path | None = None
+    sql_user: str | None = None
+    sql_password_file: Path | None = None
+    sql_readonly: bool = True
     model_provider: str = "scripted"
     environment: Mapping[str, str] = field(default_factory=dict)
     service_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -47,8 +54,7 @@ class Settings:
     @property
     def queues(self) -> list[str]:
         """The queues of all roles."""
-        directories = [self.roles_directory] if self.roles_directory else []
-        return sorted(set(queues_by_role(load_roles(directories)).values()))
+        return sorted(set(queues_by_role(load_roles(self.roles_directories)).values()))
 
 
 def compose(settings: Settings, progress: OnProgress = silent, **options: object) -> LocalStack:
@@ -64,7 +70,7 @@ def compose(settings: Settings, progress: OnProgress = silent, **options: object
 
     def services(stack: LocalStack) -> list[ServiceSpec]:
         _expect_topics(stack, [prefix + one.name for one in wanted])
-        return _services(settings, stack)
+        return services_of(settings, stack)
 
     return LocalStack(
         settings.data_directory,
@@ -102,7 +108,8 @@ def installation_of(settings: Settings, stack: LocalStack) -> Installation:
         sql_url=server.get("sql_url") or _url(stack, STORE),
         sql_user=server.get("sql_user"),
         sql_password_file=server.get("sql_password_file") or None,
-        sql_database=urlsplit(settings.clickhouse_url or "").path.strip("/") or None,
+        sql_database=server.get("sql_database"),
+        sql_readonly=settings.sql_readonly,
         kafka=stack.bootstrap_servers,
         credentials_directory=str(stack.credentials_file(topics.Principal.OPERATOR).parent),
         artifacts_url=_artifacts_url(settings),
@@ -124,18 +131,25 @@ def _artifacts_url(settings: Settings) -> str:
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
-    """How the api reaches a given ClickHouse server; empty where the store's own endpoint answers."""
+    """How the api and clients ask a given ClickHouse server; empty where the store's own endpoint answers.
+
+    The names are the store's own where the URL has none, so that both mean one database.
+    """
     if settings.clickhouse_url is None:
         return {}
-    parts = urlsplit(settings.clickhouse_url)
+    address = ClickHouseAddress.parse(settings.clickhouse_url, "CLICKHOUSE_URL")
+    password_file = settings.sql_password_file if settings.sql_user else settings.clickhouse_password_file
     return {
-        "sql_url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-        "sql_user": unquote(parts.username or "default"),
-        "sql_password_file": str(settings.clickhouse_password_file or ""),
+        "sql_url": address.url,
+        "sql_user": settings.sql_user or address.user or "default",
+        "sql_password_file": str(password_file or ""),
+        "sql_database": address.database or "default",
+        "sql_readonly": str(settings.sql_readonly).lower(),
     }
 
 
-def _services(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
+def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
+    """The services of an installation, as processes of its stack."""
     directory = settings.data_directory.absolute()
 
     def service(name: str, principal: topics.Principal, *arguments: str, **own: str) -> ServiceSpec:
@@ -155,12 +169,12 @@ def _services(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
             ready_url=f"{_url(stack, name)}/readyz",
         )
 
-    roles = str(settings.roles_directory or "")
+    roles = ",".join(map(str, settings.roles_directories))
     return [
         service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
         service(
             RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
-            roles_directory=roles,
+            roles_directories=roles,
             workspaces_directory=str(directory / "workspaces"),
             scenarios_directory=str(settings.scenarios_directory or ""),
             model_provider=settings.model_provider,

@@ -136,7 +136,7 @@ def _channel(concrete: topics.ConcreteTopic, prefix: str) -> Document:
 def _configuration(configs: dict[str, str]) -> Document:
     found: Document = {}
     for name, value in configs.items():
-        found[name] = [value] if name == "cleanup.policy" else int(value)
+        found[name] = [value] if name == "cleanup.policy" else int(value) if value.lstrip("-").isdigit() else value
     return found
 
 

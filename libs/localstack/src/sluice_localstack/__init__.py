@@ -16,7 +16,6 @@ from sluice_localstack.errors import (
 from sluice_localstack.kafka.admin import Admin
 from sluice_localstack.kafka.broker import KafkaBroker
 from sluice_localstack.kafka.external import ExternalKafka, external_login
-from sluice_localstack.kafka.login import Login
 from sluice_localstack.progress import OnProgress, Progress
 from sluice_localstack.stack import LocalStack
 from sluice_localstack.tables import AclRule, Principal, ServiceSpec, TopicSpec
@@ -33,7 +32,6 @@ __all__ = [
     "KafkaBroker",
     "LocalStack",
     "LocalStackError",
-    "Login",
     "LoginRefused",
     "NotReady",
     "OnProgress",

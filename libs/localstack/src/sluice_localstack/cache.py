@@ -9,13 +9,18 @@ from pathlib import Path
 from sluice_localstack.files import private_directory
 
 
+def cache_path(environment: Mapping[str, str] | None = None) -> Path:
+    """Where the directory for downloads is, or will be: setting `SLUICE_CACHE_DIR`, else `~/.cache/sluice`."""
+    given = (os.environ if environment is None else environment).get("SLUICE_CACHE_DIR")
+    return Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "sluice"
+
+
 def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
-    """The directory for downloads, made if needed: setting `SLUICE_CACHE_DIR`, else `~/.cache/sluice`.
+    """The directory for downloads, made if needed.
 
     Stacks share it; concurrent first starts are safe. It may be deleted while no stack runs.
 
     Raises:
         SettingInvalid: It cannot be made.
     """
-    given = (os.environ if environment is None else environment).get("SLUICE_CACHE_DIR")
-    return private_directory(Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "sluice")
+    return private_directory(cache_path(environment))

@@ -8,7 +8,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the doctor's report. `next_step` is empty where all is well."""
+    """One line of the doctor's report. Names are unique in a report.
+
+    `next_step` is empty where all is well. With `ok` it is a note: nothing is hindered, and it says what comes next.
+    """
 
     name: str
     ok: bool

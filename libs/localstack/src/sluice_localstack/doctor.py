@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from sluice_localstack import ports
-from sluice_localstack.cache import cache_directory
+from sluice_localstack.cache import cache_path
 from sluice_localstack.component import Check
 from sluice_localstack.errors import LocalStackError
 from sluice_localstack.files import DIRECTORY_MODE, FILE_MODE
@@ -64,9 +64,9 @@ def broker_checks(
         login: Makes the administrator's connection.
         supervisor: The pid that holds the directory; None if none does.
     """
-    checks = [java_check(), jars_check(), privacy_check((directory, credentials))]
+    checks = [java_check(), jars_check(), privacy_check("kafka file modes", (directory, credentials))]
     if supervisor is None:
-        checks += [stale_check(directory), _guarded("kafka ports", lambda: _ports(directory))]
+        checks += [stale_check("stale kafka", directory), _guarded("kafka ports", lambda: _ports(directory))]
         checks.append(Check("kafka login", True, "not running, not tried"))
     else:
         checks.append(_guarded("kafka login", lambda: login_check(login(), f"pid {supervisor}")))
@@ -84,20 +84,20 @@ def login_check(admin: Admin, where: str) -> Check:
     return _guarded("kafka login", check)
 
 
-def stale_check(directory: Path) -> Check:
+def stale_check(name: str, directory: Path) -> Check:
     """Whether processes of a killed supervisor are left. Only where no supervisor holds the directory."""
 
     def check() -> Check:
         left = Records(directory).leftovers()
         if not left:
-            return Check("stale processes", True, "none")
+            return Check(name, True, "none")
         pids = ", ".join(str(process.pid) for process in left)
-        return Check("stale processes", False, f"pid {pids} of {directory}", "start the stack: it ends them first")
+        return Check(name, False, f"pid {pids} of {directory}", "start the stack: it ends them first")
 
-    return _guarded("stale processes", check)
+    return _guarded(name, check)
 
 
-def privacy_check(directories: Iterable[Path]) -> Check:
+def privacy_check(name: str, directories: Iterable[Path]) -> Check:
     """Whether directories are 0700 and the files directly in them 0600."""
     open_paths = []
     for directory in directories:
@@ -106,9 +106,9 @@ def privacy_check(directories: Iterable[Path]) -> Check:
             files = (path for path in directory.iterdir() if path.is_file())
             open_paths += [path for path in files if _mode(path) & ~FILE_MODE]
     if not open_paths:
-        return Check("file modes", True, "private")
-    names = ", ".join(str(path) for path in open_paths[:3])
-    return Check("file modes", False, f"others may read {names}", "chmod go-rwx them, and renew the passwords")
+        return Check(name, True, "private")
+    shown = ", ".join(str(path) for path in open_paths[:3])
+    return Check(name, False, f"others may read {shown}", "chmod go-rwx them, and renew the passwords")
 
 
 def _java() -> Check:
@@ -123,18 +123,18 @@ def _java() -> Check:
 
 def _jars() -> Check:
     lock = jars.read_lock()
-    cache = cache_directory()
+    cache = cache_path()
     absent = jars.missing(lock, cache)
     if not absent:
         return Check("kafka jars", True, f"{len(lock)} verified in {jars.directory_of(lock, cache)}")
-    return Check("kafka jars", False, f"{len(absent)} of {len(lock)} to download", "the next start downloads them")
+    return Check("kafka jars", True, f"{len(absent)} of {len(lock)} to download", "the next start downloads them")
 
 
 def _ports(directory: Path) -> Check:
     stored = ports.stored_ports(directory)
     taken = [f"{name} {port}" for name, port in stored.items() if not ports.is_free(port)]
     if taken:
-        return Check("kafka ports", False, f"taken: {', '.join(taken)}", "the next start takes others")
+        return Check("kafka ports", True, f"taken: {', '.join(taken)}", "the next start takes others")
     return Check("kafka ports", True, ", ".join(f"{name} {port}" for name, port in stored.items()) or "none chosen yet")
 
 

@@ -18,8 +18,9 @@ from sluice_localstack.processes import Child, Records, checked_name, stop_toget
 from sluice_localstack.progress import OnProgress, Step
 from sluice_localstack.tables import ServiceSpec
 
-STOP_GRACE_S = 10.0
-"""A service finishes its batch and its transaction; then SIGKILL."""
+STOP_GRACE_S = 30.0
+"""A service ends by itself within 25 s (`sluice_runtime.lifecycle.STOP_MAX_S`), so that running turns become durable;
+SIGKILL is for one that hangs."""
 READY_TIMEOUT_S = 60.0
 WATCH_S = 0.05
 RESTART_WAIT_MAX_S = 5.0
@@ -134,7 +135,7 @@ class Supervisor:
                 step.advance()
 
     def stop(self) -> None:
-        """Stop all services: SIGTERM to all, 10 s of grace, SIGKILL. Without effect if none runs."""
+        """Stop all services: SIGTERM to all, 30 s of grace, SIGKILL. Without effect if none runs."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()

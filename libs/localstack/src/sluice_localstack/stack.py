@@ -13,7 +13,7 @@ from sluice_localstack.component import Check, Component
 from sluice_localstack.errors import SettingInvalid, StartFailed
 from sluice_localstack.files import DirectoryLock, private_directory
 from sluice_localstack.kafka.broker import KafkaBroker
-from sluice_localstack.kafka.external import ExternalKafka, external_login
+from sluice_localstack.kafka.external import ExternalKafka, external_credentials, external_login
 from sluice_localstack.processes import Records
 from sluice_localstack.progress import OnProgress, Step, silent
 from sluice_localstack.services import RESTART_WAIT_MAX_S, Supervisor
@@ -87,7 +87,13 @@ class LocalStack:
         login = external_login(environment)
         if login is not None:
             names = self._principals
-            return ExternalKafka(login, principals=names, credentials_directory=credentials, provision=provision)
+            return ExternalKafka(
+                login,
+                principals=names,
+                credentials_directory=credentials,
+                provision=provision,
+                given_credentials=external_credentials(environment),
+            )
         return KafkaBroker(
             self.directory / "kafka",
             principals=self._principals,
@@ -227,9 +233,9 @@ class LocalStack:
         checks = doctor.machine_checks(self.directory)
         holder = self._lock.holder()
         detail = f"runs with pid {holder}" if holder else "does not run"
-        checks += [Check("stack", True, detail), doctor.privacy_check([self.directory])]
+        checks += [Check("stack", True, detail), doctor.privacy_check("file modes", [self.directory])]
         if holder is None:
-            checks.append(doctor.stale_check(self.directory))
+            checks.append(doctor.stale_check("stale services", self.directory))
         for component in (self.kafka, *self._components):
             checks += component.doctor()
         if self._supervisor is not None:

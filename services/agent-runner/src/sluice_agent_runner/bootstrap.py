@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from sluice_runtime.redaction import Redactor
 from sluice_runtime.role import Role
 from sluice_runtime.roles import load_roles
 from sluice_runtime.yaml_files import InvalidFile
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,16 @@ async def agent_runner(
         store = PatientArtifactStore(artifacts or settings.artifacts(), time)
         workspaces = DiskWorkspaces(settings.workspaces_directory, store, time)
         opened.callback(workspaces.close)
+        swept = await asyncio.to_thread(workspaces.sweep)
+        if swept:
+            log.info("%d runners ended without clearing their workspaces away: that is done now", swept)
         services = Services(
             runner_id=f"{settings.instance_id[:100]}-{secrets.token_hex(4)}",
             models=models or _models(settings, time, measures, opened),
             publisher=BrokerEventPublisher(broker),
             artifacts=store,
             workspaces=workspaces,
-            roles=known_roles(settings.roles_directory),
+            roles=known_roles(settings.roles_directories),
             time=time,
             redact=Redactor(settings.known_secrets()).redact,
             measures=measures,
@@ -89,13 +96,13 @@ async def agent_runner(
         yield AgentRunner(runner, services)
 
 
-def known_roles(directory: Path | None) -> Mapping[str, Role]:
+def known_roles(directories: Sequence[Path]) -> Mapping[str, Role]:
     """The roles, each of whose tools exist.
 
     Raises:
         InvalidFile: A file is no role, or a role grants a tool that there is not.
     """
-    roles = load_roles([directory] if directory is not None else [])
+    roles = load_roles(directories)
     for role in roles.values():
         for tool in role.tools:
             if tool not in CATALOGUE:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
-from sluice_runtime.settings import ServiceSettings
+from sluice_runtime.settings import Directories, ServiceSettings
 
 BASE_URLS = {"openrouter": "https://openrouter.ai/api/v1", "openai": "https://api.openai.com/v1"}
 """Where each provider is, unless `SLUICE_MODEL_BASE_URL` says otherwise."""
@@ -32,8 +32,9 @@ class RunnerSettings(ServiceSettings):
     workspaces_directory: Path = Field(
         default=Path("/var/lib/sluice/workspaces"), description="Where attempts have their workspaces."
     )
-    roles_directory: Path | None = Field(
-        default=None, description="Roles of your own, NAME.yaml each; they add to the shipped ones, or replace them."
+    roles_directories: Directories = Field(
+        default=(),
+        description="Folders of your own roles, separated by commas; they add to the shipped ones, later ones win.",
     )
     model_provider: Literal["scripted", "openrouter", "openai"] = Field(
         default="scripted",
@@ -62,7 +63,8 @@ class RunnerSettings(ServiceSettings):
     )
     model_breaker_open_s: float = Field(default=60.0, ge=0, le=3_600, description="How long it stays open.")
     scenario_file: Path | None = Field(
-        default=None, description="What the scripted model plays for agents that name no scenario."
+        default=None,
+        description="What the scripted provider plays for agents that name no scenario; default: `no-model`, shipped.",
     )
     scenarios_directory: Path | None = Field(
         default=None, description="Where scripted:NAME finds NAME.yaml; a file may be added or changed at any time."

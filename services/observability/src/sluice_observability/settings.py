@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from sluice_observability.domain.policy import QueryLimits, SinkPolicy
+from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.settings import PREFIX, ServiceSettings
 
 Positive = Annotated[int, Field(gt=0)]
@@ -55,6 +57,12 @@ class StoreSettings(ObservabilitySettings):
     query_memory_max_bytes: Positive = Field(default=_QUERY.memory_max_bytes, description="Memory of one query.")
     query_threads: Positive = Field(default=_QUERY.threads, le=64, description="Threads of one query.")
 
+    @model_validator(mode="after")
+    def _clickhouse_is_a_server(self) -> StoreSettings:
+        if self.clickhouse_url is not None:
+            ClickHouseAddress.parse(self.clickhouse_url, f"{PREFIX}CLICKHOUSE_URL")
+        return self
+
     def sink_policy(self) -> SinkPolicy:
         """The sink's limits."""
         return SinkPolicy(flush_interval_ms=self.flush_interval_ms, batch_max_rows=self.batch_max_rows)
@@ -95,10 +103,18 @@ class ApiSettings(ObservabilitySettings):
     """The api: read model, HTTP, live stream."""
 
     sql_url: str = Field(
-        default="http://127.0.0.1:8123", description="The store's SQL endpoint, or a ClickHouse server's HTTP address."
+        default="http://127.0.0.1:8123",
+        description="The store's SQL endpoint, or a server: http(s)://user@host:port/database.",
     )
-    sql_user: str | None = Field(default=None, description="A user that may only read, where a server asks for one.")
+    sql_user: str | None = Field(
+        default=None, description="A user that may only read, where a server asks for one; default: the URL's."
+    )
     sql_password_file: Path | None = Field(default=None, description="File with that user's password.")
+    sql_database: str | None = Field(default=None, description="Where the log is; default: the URL's.")
+    sql_readonly: bool = Field(
+        default=True,
+        description="Whether each query is sent with `readonly=1`; false for a user whose profile forbids to set it.",
+    )
     finished_max_count: Positive = Field(
         default=1_000, le=100_000, description="Finished pipelines kept in memory; older ones are read by SQL."
     )
@@ -110,6 +126,20 @@ class ApiSettings(ObservabilitySettings):
     stream_client_max_count: Positive = Field(
         default=1_000, le=100_000, description="Events that wait for one client; a slower one is dropped."
     )
+
+    @model_validator(mode="after")
+    def _sql_is_at_an_address(self) -> ApiSettings:
+        self.sql_address()
+        return self
+
+    def sql_address(self) -> ClickHouseAddress:
+        """Where the past is asked, as whom, in which database.
+
+        Raises:
+            ValueError: The URL is none, or holds a password.
+        """
+        given = ClickHouseAddress.parse(self.sql_url, f"{PREFIX}SQL_URL")
+        return replace(given, user=self.sql_user or given.user, database=self.sql_database or given.database)
 
     def sql_password(self) -> str | None:
         """The password of the SQL user.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -113,15 +114,24 @@ def _verdict(outcome: Outcome, teller: _Printer, directory: Path, seconds: float
     output.say(f"\npipeline {outcome.pipeline_id}: {outcome.seconds:.1f} s; all together {seconds:.1f} s")
     shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
     output.say("\nThe data is kept until the next demo. Look around in it:")
-    output.say(f"  sluice up --detach --data {shown}")
-    output.say(f"  sluice watch {outcome.pipeline_id} --data {shown}")
-    output.say(f"  sluice artifacts {outcome.pipeline_id} --save report --data {shown}")
-    output.say(
-        f"  sluice sql \"SELECT * FROM pipeline_story WHERE pipeline_id = '{outcome.pipeline_id}'\" --data {shown}"
-    )
-    output.say(
-        "Change a line in examples/incident/logs, or write another hour: python examples/incident/generate.py --seed 8"
-    )
+    sluice = _command()
+    query = f"SELECT * FROM pipeline_story WHERE pipeline_id = '{outcome.pipeline_id}'"
+    output.say(f"  {sluice} up --detach --data {shown}")
+    output.say(f"  {sluice} watch {outcome.pipeline_id} --data {shown}")
+    output.say(f"  {sluice} artifacts {outcome.pipeline_id} --save report --data {shown}")
+    output.say(f'  {sluice} sql "{query}" --data {shown}')
+    output.say(f"  {sluice} down --data {shown}")
+    output.say("Change a line in examples/incident/logs, or have another hour investigated:")
+    output.say("  python3 examples/incident/generate.py --seed 8 --out /tmp/incident")
+    output.say(f"  {sluice} demo --incident /tmp/incident")
+
+
+def _command() -> str:
+    """How this command is called from here: `make` starts it without a place in PATH."""
+    own = Path(sys.executable).with_name("sluice")
+    if shutil.which("sluice") is not None or not own.is_file():
+        return "sluice"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def add_to(app: typer.Typer) -> None:

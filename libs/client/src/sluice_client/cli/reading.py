@@ -203,25 +203,29 @@ def sql(
 ) -> None:
     """Ask the event log in ClickHouse's SQL.
 
-    Its tables and views: SELECT name, comment FROM system.tables WHERE database = 'default'.
+    Its tables and views: SELECT name, comment FROM system.tables WHERE database = currentDatabase().
+    A query that ends in FORMAT is printed as ClickHouse answers it.
     """
     from sluice_client.errors import InputInvalid
-    from sluice_client.sql import Sql
+    from sluice_client.sql import OtherFormat, Sql
 
     text = sys.stdin.read() if query == "-" else query
     given = dict(one.partition("=")[::2] for one in param or ())
     if not all("=" in one for one in param or ()):
         raise InputInvalid(f"--param {next(one for one in param or () if '=' not in one)!r}: give it as NAME=VALUE")
     with Sql.of(options.installation(url, data)) as log:
-        if as_json or format == "json":
-            output.data(log.rows(text, given))
-        elif format == "table":
-            found = log.table(text, given)
-            output.show(found.columns, [[_cell(value) for value in row] for row in found.rows])
-            count = len(found.rows)
-            output.note(f"{count:,} row{'' if count == 1 else 's'}")
-        else:
-            output.raw(log.raw(text, format="CSVWithNames" if format == "csv" else format, parameters=given))
+        try:
+            if as_json or format == "json":
+                output.data(log.rows(text, given))
+            elif format == "table":
+                found = log.table(text, given)
+                output.show(found.columns, [[_cell(value) for value in row] for row in found.rows])
+                count = len(found.rows)
+                output.note(f"{count:,} row{'' if count == 1 else 's'}")
+            else:
+                output.raw(log.raw(text, format="CSVWithNames" if format == "csv" else format, parameters=given))
+        except OtherFormat as answer:
+            output.raw(answer.body)
 
 
 def _cell(value: Any) -> str:

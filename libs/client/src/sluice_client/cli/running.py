@@ -58,6 +58,8 @@ def run(
         raise InputInvalid("give a plan file or --objective; one of both, not both")
     installation = options.installation(url, data)
     made = _made_plan(installation, plan, objective, role, inputs or [], scenario, model, label or [])
+    if installation.model_provider == "scripted" and not as_json and not _names_models(made):
+        output.note("no model is configured: an agent that names none plays scenario no-model; see docs/scenarios.md")
     # A key of our own where none is given: then the id is known before the pipeline is asked for.
     key = dedupe_key or str(uuid.uuid4())
     with Sluice(installation.needed_api_url(), tenant=tenant) as sluice:
@@ -136,6 +138,10 @@ def _made_plan(
         except ValueError as error:
             raise InputInvalid(str(error)) from None
     return asyncio.run(completed(file, more, store))
+
+
+def _names_models(plan: dict[str, Any]) -> bool:
+    return bool(plan.get("model")) or all(task.get("model") for task in plan["tasks"])
 
 
 def _scripted(installation: Installation, given: Path | None, of_plan: Path | None, *, has_model: bool) -> str | None:

@@ -105,7 +105,10 @@ def down(data: options.Data = None, as_json: options.AsJson = False) -> None:
 
 
 def doctor(data: options.Data = None, as_json: options.AsJson = False) -> None:
-    """Look for what could keep the installation from working. Changes nothing; exit code 1 if something would."""
+    """Look for what could keep the installation from working. Changes nothing; exit code 1 if something would.
+
+    A line marked `note` hinders nothing: it tells what the next start does.
+    """
     from sluice_client.environment import stack_settings
     from sluice_client.installation import data_directory
     from sluice_client.wiring import compose
@@ -151,9 +154,9 @@ def _ready(port: int) -> tuple[bool, str]:
 
 
 def _told(check: Check) -> None:
-    mark = "ok  " if check.ok else "FAIL"
+    mark, colour = ("FAIL", "1;31") if not check.ok else ("note", "33") if check.next_step else ("ok  ", "32")
     if output.colours(sys.stdout):
-        mark = f"\x1b[{'32' if check.ok else '1;31'}m{mark}\x1b[0m"
+        mark = f"\x1b[{colour}m{mark}\x1b[0m"
     next_step = f" → {output.clean(check.next_step)}" if check.next_step else ""
     print(f"{mark} {check.name:<20} {output.clean(check.detail)}{next_step}", flush=True)
 

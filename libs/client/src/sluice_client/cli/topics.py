@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,10 @@ Partitions = Annotated[
     int, typer.Option("--partitions", min=1, max=1_000, help="Of co-partitioned topics; fixed at creation.")
 ]
 Prefix = Annotated[str, typer.Option("--prefix", help="Before every topic's name.", envvar="SLUICE_TOPIC_PREFIX")]
+Replication = Annotated[
+    int | None,
+    typer.Option("--replication", min=1, max=100, help="Copies of each new topic; default: what the cluster says."),
+]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Of a given cluster.")]
 Credentials = Annotated[
     Path | None,
@@ -75,6 +80,7 @@ def apply_topics(
     roles: Roles = None,
     partitions: Partitions = 8,
     prefix: Prefix = "sluice.",
+    replication: Replication = None,
     bootstrap: Bootstrap = None,
     credentials: Credentials = None,
     data: options.Data = None,
@@ -82,11 +88,13 @@ def apply_topics(
 ) -> None:
     """Create the topics that are missing, set configurations and access rules that differ. Deletes no topic.
 
-    The cluster is that of --bootstrap and --credentials, else of KAFKA_BOOTSTRAP_SERVERS, else the local stack's.
+    The cluster is that of --bootstrap and --credentials, else of KAFKA_BOOTSTRAP_SERVERS, else the local stack's. The
+    principals' users are not made here: their names and passwords are the cluster's owner's.
     """
     from sluice_client.errors import NotRunning
     from sluice_contracts.topics import Principal, acls
     from sluice_localstack import AclRule, TopicSpec
+    from sluice_localstack.kafka.admin import BROKERS_REPLICATION
 
     installation = _installation(data)
     admin = _admin(installation, bootstrap, credentials)
@@ -96,7 +104,10 @@ def apply_topics(
         prefix, partitions = installation.topic_prefix, installation.partitions
         queues = queues or list(installation.queues)
     wanted = _wanted(queues, roles, partitions)
-    changed = admin.apply_topics([TopicSpec(prefix + one.name, one.partitions, one.configs) for one in wanted])
+    changed = admin.apply_topics(
+        [TopicSpec(prefix + one.name, one.partitions, one.configs) for one in wanted],
+        replication=replication or BROKERS_REPLICATION,
+    )
     rules = [
         AclRule(rule.principal, rule.resource_type, rule.pattern, rule.resource, rule.operations)
         for rule in acls(wanted, prefix=prefix)
@@ -138,11 +149,11 @@ def _installation(data: Path | None) -> Installation | None:
 
 def _admin(installation: Installation | None, bootstrap: str | None, credentials: Path | None) -> Admin | None:
     from sluice_client.errors import InputInvalid
-    from sluice_localstack import Admin, Login, external_login
+    from sluice_localstack import Admin, external_login
     from sluice_runtime.connection import CredentialsError, KafkaConnection
 
     if bootstrap is not None and credentials is None:
-        return Admin(Login(bootstrap, None, None, "PLAINTEXT"))
+        return Admin(KafkaConnection(bootstrap))
     if credentials is None:
         given = external_login()
         if given is not None:
@@ -154,8 +165,7 @@ def _admin(installation: Installation | None, bootstrap: str | None, credentials
         found = KafkaConnection.from_file(credentials)
     except CredentialsError as error:
         raise InputInvalid(str(error)) from None
-    servers = bootstrap or found.bootstrap_servers
-    return Admin(Login(servers, found.username, found.password, found.security_protocol, found.sasl_mechanism))
+    return Admin(found if bootstrap is None else replace(found, bootstrap_servers=bootstrap))
 
 
 def _existing(installation: Installation | None, bootstrap: str | None, credentials: Path | None) -> set[str] | None:

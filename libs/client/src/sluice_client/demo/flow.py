@@ -35,6 +35,9 @@ LEASE_MS = 3_000
 
 BACK_TIMEOUT_S = 60.0
 """A killed service is back within seconds."""
+MARKER = ".sluice-demo"
+"""Lies in a folder that a demonstration made: the next one may empty it."""
+
 REPORT = "report.md"
 TENANT = "demo"
 
@@ -94,7 +97,7 @@ def demonstrate(
     The stack is ended when this returns; its data stays until the next demonstration.
 
     Args:
-        directory: Emptied first.
+        directory: A folder that is not there, or is empty, or an earlier demonstration's, which is emptied first.
         incident: The incident's folder.
         victim: Which service is killed in the middle.
         teller: Shows it.
@@ -102,11 +105,11 @@ def demonstrate(
         timeout_s: For the pipeline.
 
     Raises:
-        InputInvalid: A stack runs in the directory.
+        InputInvalid: A stack runs in the directory, or it holds what no demonstration has put there.
         TimedOut: The pipeline has not ended in time.
     """
     truth = first_error(incident)
-    _emptied(directory)
+    emptied(directory)
     began = time.monotonic()
     teller.chapter("A stack of its own: Kafka, ClickHouse, four services")
     with running_stack(_settings(directory), progress) as (stack, installation):
@@ -148,11 +151,32 @@ def _settings(directory: Path) -> Settings:
     return replace(settings, service_environment={**settings.service_environment, **own})
 
 
-def _emptied(directory: Path) -> None:
+def emptied(directory: Path) -> None:
+    """Makes a folder for a demonstration, or empties an earlier demonstration's. The marker stays, whatever happens.
+
+    Raises:
+        InputInvalid: A stack runs there, or it is no folder, or not empty and no demonstration's: nothing was touched.
+    """
     running = holder(directory)
     if running is not None:
         raise InputInvalid(f"a stack runs in {directory} with pid {running}; end it: sluice down --data {directory}")
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = [path for path in directory.iterdir() if path.name != MARKER]
+        marker = directory / MARKER
+        if found and not marker.is_file():
+            raise InputInvalid(
+                f"{directory} is not empty and was not made by a demonstration, which would delete what is in it; "
+                "give another folder with --data, or empty it yourself"
+            )
+        marker.touch(mode=0o600)
+        for path in found:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise InputInvalid(f"{directory} can't be used for the demonstration's data: {error}") from error
 
 
 def _plan(installation: Installation, incident: Path) -> dict[str, Any]:

@@ -37,8 +37,13 @@ def incident_directory(given: Path | None, start: Path | None = None) -> Path:
     for candidate in candidates:
         if (candidate / "plan.yaml").is_file():
             return candidate
-    where = given or f"{FOLDER} in {here} and above it"
-    raise InputInvalid(f"incident {where}: there is no plan.yaml; name the folder by --incident")
+    if given is not None:
+        raise InputInvalid(
+            f"incident {given}: there is no plan.yaml; write one: python3 {FOLDER}/generate.py --out {given}"
+        )
+    raise InputInvalid(
+        f"incident {FOLDER} in {here} and above it: there is no plan.yaml; name the folder by --incident"
+    )
 
 
 def first_error(directory: Path) -> FirstError:

@@ -28,14 +28,17 @@ from confluent_kafka.admin import (
 )
 
 from sluice_localstack.errors import LoginRefused, NotReady, ProvisioningFailed, SettingInvalid
-from sluice_localstack.kafka.login import SCRAM_ITERATIONS, Login
+from sluice_localstack.kafka.login import SCRAM_ITERATIONS
 from sluice_localstack.tables import AclRule, TopicSpec
+from sluice_runtime.connection import KafkaConnection
 
 CALL_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 2.0
 VISIBLE_TIMEOUT_S = 20.0
 """Reading is behind writing by a moment: a change counts as made when it can be read."""
 POLL_S = 0.02
+BROKERS_REPLICATION = -1
+"""Kafka's word for its own `default.replication.factor`: one on a single node, the owner's choice on a cluster."""
 
 Result = TypeVar("Result")
 
@@ -47,11 +50,11 @@ class Admin:
     `ProvisioningFailed` if it refuses the change.
     """
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, login: KafkaConnection) -> None:
         self._login = login
         self._refusal: str | None = None
         config: dict[str, Any] = {
-            **login.client_config(),
+            **login.confluent(),
             "error_cb": self._on_error,
             "log_level": 0,  # what goes wrong comes as an exception
             "reconnect.backoff.ms": 50,
@@ -76,10 +79,14 @@ class Admin:
 
     # -- topics
 
-    def apply_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
+    def apply_topics(self, topics: Sequence[TopicSpec], *, replication: int = BROKERS_REPLICATION) -> list[str]:
         """Create the topics that are missing, and set the configurations that differ. No topic is ever deleted.
 
         Returns when the new topics can be seen and have leaders.
+
+        Args:
+            topics: As they shall be.
+            replication: Copies of each new topic; those that exist keep theirs. Default: the cluster's own default.
 
         Returns:
             The names that were created or changed.
@@ -97,7 +104,7 @@ class Admin:
                 )
         new = [topic for topic in topics if topic.name not in existing]
         if new:
-            rows = [NewTopic(topic.name, topic.partitions, 1, config=dict(topic.configs)) for topic in new]
+            rows = [NewTopic(topic.name, topic.partitions, replication, config=dict(topic.configs)) for topic in new]
             self._settle(self._client.create_topics(rows), "topic {}")
         changed = self._update_configs([topic for topic in topics if topic.name in existing])
         wanted = {topic.name: topic.partitions for topic in topics}

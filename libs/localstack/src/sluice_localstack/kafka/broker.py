@@ -24,9 +24,10 @@ from sluice_localstack.files import DirectoryLock, private_directory, write_priv
 from sluice_localstack.kafka import jars, jvm
 from sluice_localstack.kafka.admin import Admin
 from sluice_localstack.kafka.archive import WRITE_GRACE_S, ClassArchive
-from sluice_localstack.kafka.login import ADMIN, Credentials, Login, scram_argument
+from sluice_localstack.kafka.login import ADMIN, Credentials, scram_argument
 from sluice_localstack.processes import MARK, Child, Records, tail
 from sluice_localstack.progress import OnProgress, Step, silent
+from sluice_runtime.connection import KafkaConnection
 
 START_TIMEOUT_S = 90.0
 """Measured 2 to 8 s; a machine that swaps may take longer."""
@@ -100,7 +101,7 @@ class KafkaBroker:
             raise SettingInvalid(f"Kafka in {self.directory} has no port yet; call start() first")
         return f"{ports.LOOPBACK}:{port}"
 
-    def login(self, principal: str = ADMIN) -> Login:
+    def login(self, principal: str = ADMIN) -> KafkaConnection:
         """How a principal logs in.
 
         Raises:
@@ -110,11 +111,11 @@ class KafkaBroker:
 
     def client_config(self, principal: str = ADMIN) -> dict[str, str]:
         """Settings for a confluent-kafka client that logs in as the principal."""
-        return self.login(principal).client_config()
+        return self.login(principal).confluent()
 
     def aiokafka_config(self, principal: str = ADMIN) -> dict[str, Any]:
         """Keyword arguments for an aiokafka client that logs in as the principal."""
-        return self.login(principal).aiokafka_config()
+        return self.login(principal).aiokafka()
 
     def credentials_file(self, principal: str) -> Path:
         """The file a service reads to log in as the principal."""

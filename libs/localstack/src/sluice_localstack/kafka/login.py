@@ -6,15 +6,13 @@ import base64
 import hashlib
 import json
 import secrets
-import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sluice_localstack.errors import SettingInvalid
 from sluice_localstack.files import private_directory, read_json, write_private
 from sluice_localstack.processes import checked_name
+from sluice_runtime.connection import KafkaConnection
 
 ADMIN = "admin"
 """The one super user. No service has it."""
@@ -23,41 +21,6 @@ SCRAM_ITERATIONS = 4096
 """Kafka's least. More would only cost time at each login: the passwords are random, so guessing is hopeless anyway."""
 SASL_PLAINTEXT = "SASL_PLAINTEXT"
 SCRAM_SHA_512 = "SCRAM-SHA-512"
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How one principal reaches a cluster. `repr` hides the password."""
-
-    bootstrap_servers: str
-    username: str | None
-    password: str | None = field(repr=False)
-    security_protocol: str = SASL_PLAINTEXT
-    sasl_mechanism: str = SCRAM_SHA_512
-    ca_file: str | None = None
-
-    def client_config(self) -> dict[str, str]:
-        """For confluent-kafka: `Producer(login.client_config())`."""
-        config = {"bootstrap.servers": self.bootstrap_servers, "security.protocol": self.security_protocol}
-        if self.username is not None and self.password is not None:
-            config |= {"sasl.mechanism": self.sasl_mechanism, "sasl.username": self.username}
-            config["sasl.password"] = self.password
-        if self.ca_file is not None:
-            config["ssl.ca.location"] = self.ca_file
-        return config
-
-    def aiokafka_config(self) -> dict[str, Any]:
-        """For aiokafka: `AIOKafkaProducer(**login.aiokafka_config())`."""
-        config: dict[str, Any] = {
-            "bootstrap_servers": self.bootstrap_servers,
-            "security_protocol": self.security_protocol,
-        }
-        if self.username is not None:
-            config |= {"sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.username}
-            config["sasl_plain_password"] = self.password
-        if self.security_protocol.endswith("SSL"):
-            config["ssl_context"] = ssl.create_default_context(cafile=self.ca_file)
-        return config
 
 
 class Credentials:
@@ -83,10 +46,10 @@ class Credentials:
         """Give each principal without a file a new random password; return those."""
         new = [name for name in principals if self.password(name) is None]
         for name in new:
-            self.write(name, Login("", name, secrets.token_urlsafe(PASSWORD_BYTES)))
+            self.write(name, KafkaConnection("", name, secrets.token_urlsafe(PASSWORD_BYTES)))
         return new
 
-    def write(self, principal: str, login: Login) -> None:
+    def write(self, principal: str, login: KafkaConnection) -> None:
         """Write the principal's file, if its content would change."""
         row: dict[str, str | None] = {
             "bootstrap_servers": login.bootstrap_servers,
@@ -95,13 +58,13 @@ class Credentials:
         }
         if (login.security_protocol, login.sasl_mechanism) != (SASL_PLAINTEXT, SCRAM_SHA_512):
             row |= {"security_protocol": login.security_protocol, "sasl_mechanism": login.sasl_mechanism}
-        if login.ca_file is not None:
-            row["ssl_ca_file"] = login.ca_file
+        if login.ssl_ca_file is not None:
+            row["ssl_ca_file"] = login.ssl_ca_file
         private_directory(self.directory)
         if read_json(self.file(principal)) != row:
             write_private(self.file(principal), json.dumps(row))
 
-    def login(self, principal: str, bootstrap_servers: str) -> Login:
+    def login(self, principal: str, bootstrap_servers: str) -> KafkaConnection:
         """How the principal logs in to the stack's own broker.
 
         Raises:
@@ -110,7 +73,7 @@ class Credentials:
         password = self.password(principal)
         if password is None:
             raise SettingInvalid(f"principal {principal!r} has no credentials; name it among the stack's principals")
-        return Login(bootstrap_servers, principal, password)
+        return KafkaConnection(bootstrap_servers, principal, password)
 
 
 def scram_argument(name: str, password: str) -> str:

@@ -6,16 +6,21 @@ a link that appears between check and use leads out. Only plain files and folder
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO would block an open without O_NONBLOCK; it is refused after fstat.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+INLINE_MAX_BYTES = 256 * 1024
+"""Up to this many bytes are worked on at once, in a fraction of a millisecond; for more a thread keeps the event loop
+free."""
 
 LISTED_MAX_COUNT = 10_000
 """Entries that one listing walks: a model can't use more, and a loop of mounts must end."""
@@ -148,6 +153,21 @@ class Directory:
                 os.close(current)
             current = below
         return current
+
+
+async def to_its_end(work: Callable[[], None]) -> None:
+    """Runs work that writes in a thread; whoever is cancelled meanwhile goes on only when it is done.
+
+    So nobody clears files away under the hands of a thread that still writes them.
+    """
+    done = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        if not done.cancelled():
+            done.exception()  # of no interest to whoever was cancelled
+        raise
 
 
 def _by_path(entry: Entry) -> str:

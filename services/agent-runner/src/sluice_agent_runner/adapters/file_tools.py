@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import re2
 
-from sluice_agent_runner.adapters.directory import WRITABLE_MODE, Directory, Refused
+from sluice_agent_runner.adapters.directory import INLINE_MAX_BYTES, WRITABLE_MODE, Directory, Refused, to_its_end
 from sluice_agent_runner.domain import limits
 from sluice_agent_runner.domain.conversation import ToolCall, ToolResult, WrittenArtifact
 from sluice_agent_runner.domain.names import UnsafeName, components
@@ -49,9 +49,6 @@ MEDIA_TYPES = {
 class FileTools:
     """Works in one workspace. What the model asked wrongly comes back as an error result that names it."""
 
-    INLINE_MAX_BYTES = 256 * 1024
-    """A workspace up to this size is worked on at once; for a larger one a thread keeps the event loop free."""
-
     def __init__(self, directory: Directory, artifacts: ArtifactStore, time: Time) -> None:
         self._directory = directory
         self._artifacts = artifacts
@@ -86,7 +83,7 @@ class FileTools:
         return ToolResult(call.call_id, content, False, self._time.monotonic_ms() - begun_ms, artifact)
 
     async def _do(self, work: Callable[[], str]) -> str:
-        if self.total_bytes > self.INLINE_MAX_BYTES:
+        if self.total_bytes > INLINE_MAX_BYTES:
             return await asyncio.to_thread(work)
         return work()
 
@@ -162,7 +159,10 @@ class FileTools:
             raise Refused(f"character {error.start} of the content is no Unicode text") from None
         media_type = MEDIA_TYPES.get(arguments.name.rpartition(".")[2].lower(), "text/plain; charset=utf-8")
         # The file first: where its name is refused, nothing was stored.
-        self._directory.write(parts, body, WRITABLE_MODE, replace=True)
+        if len(body) > INLINE_MAX_BYTES:
+            await to_its_end(lambda: self._directory.write(parts, body, WRITABLE_MODE, replace=True))
+        else:
+            self._directory.write(parts, body, WRITABLE_MODE, replace=True)
         ref = await self._artifacts.put(body, media_type=media_type, name=arguments.name, kind=arguments.kind)
         again = parts in self._written
         self.total_bytes += len(body) - self._written.get(parts, 0)

@@ -7,6 +7,7 @@ stream).
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from sluice_agent_runner.domain import limits
@@ -18,6 +19,22 @@ _ESTIMATED_CHARACTERS_PER_TOKEN = 4
 """Where a provider reports no usage, a budget must still count."""
 
 _RATE_LIMITED = 429
+
+_SAID_MAX_CHARACTERS = 300
+"""Of a provider's own words: the rest is for its log."""
+
+_CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "exceed_context_size_error"})
+_CONTEXT_WORDS = re.compile(
+    r"maximum context length|context[ _]?(?:length|window|size)[ _]?exceeded"
+    r"|(?:exceeds?|larger than|too large for|longer than)(?: \w+){0,4} context (?:length|window|size)"
+    r"|(?:prompt|input) is too long|input token count\b.{0,40}\bexceeds",
+    re.IGNORECASE,
+)
+"""OpenAI, vLLM and OpenRouter's endpoints; llama.cpp; Anthropic; Google."""
+
+_MODEL_CODES = frozenset({"model_not_found"})
+_MODEL_WORDS = re.compile(r"\bmodel\b.{0,200}\bdoes not exist|not a valid model id", re.IGNORECASE | re.DOTALL)
+"""OpenAI and vLLM; OpenRouter."""
 
 
 class Answer:
@@ -83,11 +100,11 @@ class Answer:
         for _, call in sorted(self._calls.items()):
             if not call.name:
                 raise _malformed("a tool call has no name")
-            calls.append(ToolCallRequest(call.call_id, _text(call.name), _text("".join(call.arguments))))
+            calls.append(ToolCallRequest(_text(call.call_id), _text(call.name), _text("".join(call.arguments))))
         return ModelReply(
             text=_text("".join(self._text)),
             tool_calls=tuple(calls),
-            finish_reason=(self._finish_reason or "")[:64],
+            finish_reason=_text(self._finish_reason or "")[:64],
             usage=self._usage or self._estimated(),
             provider=self._provider,
             model=self._model,
@@ -95,10 +112,10 @@ class Answer:
 
     def _common(self, document: dict[str, Any]) -> None:
         if document.get("error"):
-            raise _told(document["error"])
+            raise _told(document["error"], self._model)
         model = document.get("model")
         if isinstance(model, str) and model:
-            self._model = model[:255]
+            self._model = _text(model)[:255]
         usage = document.get("usage")
         if usage:
             self._usage = _usage(usage)
@@ -119,7 +136,7 @@ class Answer:
     def _take_call(self, fragment: dict[str, Any], position: int) -> None:
         index = fragment.get("index", position)
         if not isinstance(index, int) or not 0 <= index < limits.TOOL_CALLS_MAX_COUNT:
-            raise _malformed(f"tool call {str(index)[:20]}; at most {limits.TOOL_CALLS_MAX_COUNT} are read")
+            raise _malformed(f"tool call {index!r:.20}; at most {limits.TOOL_CALLS_MAX_COUNT} are read")
         call = self._calls.setdefault(index, _Call())
         function = fragment.get("function") or {}
         if not isinstance(function, dict):
@@ -158,13 +175,18 @@ class _Call:
 
 def refused(status: int, body: bytes, model: str, retry_after_s: float | None) -> ModelError:
     """The error for an answer that is not 200."""
-    said = _message(body)
+    error = _error(body)
+    said = _message(error)
     what = f"the provider answered {status}{f': {said}' if said else ''}"
     if status in (401, 403):
         return ModelRefused("model_unauthorized", f"{what}; check the key in SLUICE_MODEL_API_KEY_FILE")
     if status == 402:
         return ModelRefused("model_payment_required", what)
-    if status == 404 or (status == 400 and "model" in said.lower()):
+    if _CONTEXT_CODES & _codes(error) or (status in (400, 413, 422) and _CONTEXT_WORDS.search(_words(error))):
+        return ModelRefused(
+            "context_too_long", f"model {model!r}: {what}; give the task less to read, or a larger model"
+        )
+    if status == 404 or (status == 400 and (_MODEL_CODES & _codes(error) or _MODEL_WORDS.search(_words(error)))):
         return ModelRefused("unknown_model", f"model {model!r}: {what}; name one that the provider has")
     if status == _RATE_LIMITED:
         return ModelUnavailable("rate_limited", what, retry_after_s=retry_after_s)
@@ -177,25 +199,43 @@ def refused(status: int, body: bytes, model: str, retry_after_s: float | None) -
     return ModelRefused("model_bad_request", what)
 
 
-def _told(error: Any) -> ModelError:
+def _told(error: Any, model: str) -> ModelError:
     """An error that stands inside an answer."""
     code = error.get("code") if isinstance(error, dict) else None
     body = json.dumps({"error": error}).encode()
-    if isinstance(code, str) and code.isdecimal():
+    if isinstance(code, str) and code.isdecimal() and code.isascii():
         code = int(code[:3])
+    if code in (*_CONTEXT_CODES, *_MODEL_CODES):
+        code = 400
     if not isinstance(code, int) or not 400 <= code < 600:
         code = 500
-    return refused(code, body, "", None)
+    return refused(code, body, model, None)
 
 
-def _message(body: bytes) -> str:
+def _error(body: bytes) -> dict[str, Any]:
+    """The error of a body, in the protocol's form, whatever form it has."""
     try:
         document = json.loads(body)
-        error = document.get("error", document)
-        message = error.get("message", "") if isinstance(error, dict) else error
-        return _text(message)[:300] if isinstance(message, str) else ""
-    except (ValueError, AttributeError, RecursionError):
-        return ""
+    except (ValueError, RecursionError):
+        return {}
+    error = document.get("error", document) if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {"message": error}
+
+
+def _message(error: dict[str, Any]) -> str:
+    message = error.get("message")
+    return _text(message)[:_SAID_MAX_CHARACTERS] if isinstance(message, str) else ""
+
+
+def _codes(error: dict[str, Any]) -> frozenset[str]:
+    return frozenset(code for code in (error.get("code"), error.get("type")) if isinstance(code, str))
+
+
+def _words(error: dict[str, Any]) -> str:
+    """The message, and what OpenRouter passes on of the endpoint's own."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    return "\n".join(words[:2_000] for words in (error.get("message"), raw) if isinstance(words, str))
 
 
 def _usage(usage: Any) -> Usage:

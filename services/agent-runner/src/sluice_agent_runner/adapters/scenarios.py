@@ -27,6 +27,12 @@ REPEAT_MAX_COUNT = 10_000
 SCENARIOS_MAX_COUNT = 256
 """Scenario files that are kept in memory, compiled; others are read again."""
 
+SHIPPED_SCENARIOS = Path(__file__).parents[1] / "scenarios"
+"""Scenarios that come with the runner; a file of the same name in a directory of one's own wins."""
+
+NO_MODEL = "no-model"
+"""The shipped scenario of agents that name no model where there is none: it looks around, says so, and finishes."""
+
 BUILT_IN = frozenset({"turn", "task", "role"})
 """Names that a template may always use."""
 
@@ -281,8 +287,8 @@ class ScenarioLibrary:
     """Finds scenarios by name; a file that was changed on disk is read again.
 
     Args:
-        directory: Where `<name>.yaml` are; None where only the default file is served.
-        default_file: The scenario of those who name none.
+        directory: Where `<name>.yaml` are, beside the shipped ones; None where there are no others.
+        default_file: The scenario of those who name none; None takes the shipped `no-model`.
     """
 
     def __init__(self, directory: Path | None, default_file: Path | None) -> None:
@@ -290,6 +296,11 @@ class ScenarioLibrary:
         self._default_file = default_file
         self._paths: dict[str | None, str] = {}
         self._kept: dict[str, tuple[tuple[int, int, int], Scenario]] = {}
+
+    @property
+    def has_default_file(self) -> bool:
+        """Whether somebody has said what is played for those who name no scenario."""
+        return self._default_file is not None
 
     def get(self, name: str | None) -> Scenario:
         """The scenario of a name, or the default one.
@@ -318,13 +329,17 @@ class ScenarioLibrary:
 
     def _path(self, name: str | None) -> Path:
         if name is None:
-            if self._default_file is None:
-                raise InvalidFile("no scenario is named; name one as model scripted:NAME, or set SLUICE_SCENARIO_FILE")
-            return self._default_file
-        if self._directory is None:
+            return self._default_file or SHIPPED_SCENARIOS / f"{NO_MODEL}.yaml"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}", name):
+            raise InvalidFile(f"scenario {shown(name)}: a name has letters, digits, dots, dashes and underscores only")
+        own = None if self._directory is None else self._directory / f"{name}.yaml"
+        if own is not None and own.exists():
+            return own
+        shipped = SHIPPED_SCENARIOS / f"{name}.yaml"
+        if shipped.exists():
+            return shipped
+        if own is None:
             raise InvalidFile(
                 f"scenario {shown(name)}: set SLUICE_SCENARIOS_DIRECTORY to the folder of NAME.yaml files"
             )
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}", name):
-            raise InvalidFile(f"scenario {shown(name)}: a name has letters, digits, dots, dashes and underscores only")
-        return self._directory / f"{name}.yaml"
+        return own

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import re2
+
 from sluice_agent_runner.adapters.scenarios import (
     Assertion,
     Check,
@@ -45,7 +47,11 @@ _FAULTS: Mapping[str, tuple[type[ModelError], str, str]] = {
 
 
 class ScriptedProvider:
-    """Answers from scenarios. `scripted:NAME` names one; any other model gets the default one."""
+    """Answers from scenarios. `scripted:NAME` names one.
+
+    Whoever names no model gets the default one; whoever names another model gets it only where a default file was set:
+    a model that somebody wants must not be replaced by the shipped `no-model` in silence.
+    """
 
     def __init__(self, library: ScenarioLibrary, time: Time) -> None:
         self._library = library
@@ -78,8 +84,15 @@ class ScriptedProvider:
 
     def _scenario(self, model: str | None) -> Scenario:
         kind, _, name = (model or "").partition(":")
+        scripted = kind == PROVIDER
+        if model is not None and not scripted and not self._library.has_default_file:
+            raise ModelRefused(
+                "unknown_model",
+                f"model {model[:100]!r}: this runner has no model provider; set SLUICE_MODEL_PROVIDER (sluice up: "
+                f"OPENROUTER_API_KEY), or name a scenario: {PROVIDER}:NAME",
+            )
         try:
-            return self._library.get(name if kind == PROVIDER else None)
+            return self._library.get(name if scripted else None)
         except InvalidFile as error:
             raise ModelRefused("scenario_invalid", str(error)) from None
 
@@ -185,7 +198,7 @@ class _Looker:
     def _pattern(self, check: Check, values: Mapping[str, str]) -> Any:
         try:
             return _compiled(filled(check.pattern, values, re.escape))
-        except ValueError as error:
+        except (ValueError, re2.error) as error:  # some patterns are invalid only once they are filled: x{1,{{n}}}
             raise self.failure(str(error)) from None
 
     def _text(self, check: Check, number: int) -> str:

@@ -65,6 +65,11 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts: tuple[WrittenArtifact, ...] = ()
     conclusion: Conclusion | None = None
 
+    @property
+    def said(self) -> ChatMessage:
+        """The model's answer."""
+        return next(message for message in reversed(self.messages) if message.role == "assistant")
+
 
 class ModelRequest(msgspec.Struct, frozen=True):
     """What a model is asked.
@@ -123,6 +128,10 @@ class ToolResult(msgspec.Struct, frozen=True):
     is_error: bool = False
     duration_ms: int = 0
     artifact: WrittenArtifact | None = None
+
+    def message(self) -> ChatMessage:
+        """The result as the model reads it."""
+        return ChatMessage("tool", self.content, call_id=self.call_id, is_error=self.is_error)
 
 
 class AuditedCall(msgspec.Struct, frozen=True):

@@ -33,6 +33,9 @@ MODEL_TEXT_MAX_CHARACTERS = 1024 * 1024
 QUESTION_MAX_CHARACTERS = 4_000
 """A person has to read it."""
 
+ANSWER_MAX_CHARACTERS = 4_000
+"""A question's default. The spawner hands agents answers of 4 KiB; the contract takes more."""
+
 OPTION_MAX_CHARACTERS = 500
 OPTIONS_MAX_COUNT = 20
 """More is a form, not a question."""

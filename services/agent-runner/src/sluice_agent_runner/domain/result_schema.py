@@ -44,6 +44,8 @@ class ResultSchema:
             raise InvalidOutputSchema(f"reference {error.ref!r} of the output schema leads nowhere in it") from None
         except RecursionError:
             raise InvalidOutputSchema("the output schema refers to itself without end") from None
+        except OverflowError:
+            found.append("a number of the result is too large to be held against the schema; give a smaller one")
         return found
 
     def step(self) -> None:

@@ -98,8 +98,9 @@ class AskHuman(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Answers to choose from.", max_length=limits.OPTIONS_MAX_COUNT),
     ] = ()
     default: Annotated[
-        str | None, Meta(description="The answer that is taken if nobody answers in time.")
-    ] = None  # fmt: skip
+        Annotated[str, Meta(max_length=limits.ANSWER_MAX_CHARACTERS)] | None,
+        Meta(description="The answer that is taken if nobody answers in time."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from sluice_agent_runner.domain import limits, prompts
+from sluice_agent_runner.domain import prompts
 from sluice_agent_runner.domain.actions import (
     Action,
     AskHuman,
@@ -31,6 +31,7 @@ from sluice_agent_runner.domain.actions import (
 )
 from sluice_agent_runner.domain.admission import admit
 from sluice_agent_runner.domain.allowance import Allowance
+from sluice_agent_runner.domain.cleaning import cleaned
 from sluice_agent_runner.domain.conclusion import Conditions
 from sluice_agent_runner.domain.conversation import (
     AuditedCall,
@@ -47,13 +48,7 @@ from sluice_agent_runner.domain.conversation import (
 )
 from sluice_agent_runner.domain.questions import Questions
 from sluice_agent_runner.domain.result_schema import InvalidOutputSchema
-from sluice_agent_runner.domain.tools import (
-    ASK_HUMAN,
-    CATALOGUE,
-    FINISH,
-    InvalidArguments,
-    ToolDefinition,
-)
+from sluice_agent_runner.domain.tools import ASK_HUMAN, CATALOGUE, FINISH, InvalidArguments, ToolDefinition
 from sluice_agent_runner.domain.tools import Finish as FinishArguments
 from sluice_contracts.messages.agent import AgentRun, Answer
 from sluice_runtime.role import Role
@@ -154,21 +149,10 @@ class TurnMachine:
     def on_model_reply(self, reply: ModelReply, model_ms: int) -> Action:
         """Takes the model's answer."""
         self._expect("model")
-        reply = self._clean(reply)
-        self._reply = reply
+        reply = self._reply = cleaned(reply, self._turn + 1, self._granted, self._redact)
         self._model_ms = model_ms
         self._allowance.use(reply.usage)
-        to_run: list[ToolCall] = []
-        for number, request in enumerate(reply.tool_calls, 1):
-            try:
-                tool, arguments = self._checked(request, number)
-            except InvalidArguments as error:
-                self._refuse(request, str(error))
-                continue
-            if tool.control:
-                self._control.append((request, arguments))
-            else:
-                to_run.append(ToolCall(request.call_id, request.name, arguments))
+        to_run = self._sort_out(reply.tool_calls)
         if to_run:
             self._expected = "tools"
             return RunTools(tuple(to_run))
@@ -230,17 +214,26 @@ class TurnMachine:
                 self._artifacts[artifact.name] = artifact
         if not self._links:
             return None
-        last = self._links[-1]
+        for link in self._links[:-1]:
+            self._without_tool = 0 if link.said.tool_calls else self._without_tool + 1
+        last, self._links = self._links[-1], ()
         self._conclusion = last.conclusion
-        answered = {message.call_id for message in last.messages if message.role == "tool"}
-        assistant = next(message for message in reversed(last.messages) if message.role == "assistant")
-        for request in assistant.tool_calls:
+        if last.conclusion is None:
+            self._decide_again(last)
+        return self._failure
+
+    def _decide_again(self, last: Link) -> None:
+        """Finds out what followed from the last turn: its questions, its failure, the word to a silent model."""
+        said = last.said
+        self._sort_out(said.tool_calls)
+        self._steer(said.content, said.tool_calls)
+        self._conclusion = None  # the link is the record: it holds none
+        answered = {message.call_id for message in last.messages if message.role == "tool"} | self._questions.call_ids
+        for request in said.tool_calls:
+            # A question that was lawful when it was asked, and is not any more: its agent hears why.
             if request.call_id not in answered:
-                self._questions.ask(request, ASK_HUMAN.parse(request.arguments), last.turn)
-        if not assistant.tool_calls and last.conclusion is None:
-            self._say("user", prompts.NUDGE)
-        self._links = ()
-        return None
+                self._added.append(self._result(request).message())
+        self._turn_is_over(said.tool_calls)
 
     def _go_on(self, now_ms: int) -> Action:
         unanswered = self._questions.unanswered()
@@ -270,27 +263,20 @@ class TurnMachine:
 
     # Inside a turn
 
-    def _clean(self, reply: ModelReply) -> ModelReply:
-        """The answer, redacted, with call ids that are unique and of lawful length."""
-        redact = self._redact
-        seen: set[str] = set()
-        calls = []
-        for number, call in enumerate(reply.tool_calls[: limits.TOOL_CALLS_MAX_COUNT], 1):
-            call_id = call.call_id
-            if not call_id or len(call_id) > limits.CALL_ID_MAX_CHARACTERS or call_id in seen:
-                call_id = f"call_{self._turn + 1}_{number}"
-            seen.add(call_id)
-            calls.append(
-                ToolCallRequest(
-                    call_id,
-                    call.name if call.name in self._granted else redact(call.name)[: limits.TOOL_NAME_MAX_CHARACTERS],
-                    redact(call.arguments),
-                )
-            )
-        text = redact(reply.text[: limits.MODEL_TEXT_MAX_CHARACTERS])
-        return ModelReply(
-            text, tuple(calls), reply.finish_reason, reply.usage, reply.provider, reply.model, reply.calls
-        )  # fmt: skip
+    def _sort_out(self, requests: Sequence[ToolCallRequest]) -> list[ToolCall]:
+        """Refuses what is not lawful, keeps what steers the loop for `_steer`; the others are to be run."""
+        to_run = []
+        for number, request in enumerate(requests, 1):
+            try:
+                tool, arguments = self._checked(request, number)
+            except InvalidArguments as error:
+                self._refuse(request, str(error))
+                continue
+            if tool.control:
+                self._control.append((request, arguments))
+            else:
+                to_run.append(ToolCall(request.call_id, request.name, arguments))
+        return to_run
 
     def _checked(self, request: ToolCallRequest, number: int) -> tuple[ToolDefinition, msgspec.Struct]:
         tool = self._granted.get(request.name)
@@ -304,6 +290,10 @@ class TurnMachine:
     def _refuse(self, request: ToolCallRequest, why: str) -> None:
         self._results[request.call_id] = ToolResult(request.call_id, self._redact(why), is_error=True)
 
+    def _result(self, request: ToolCallRequest) -> ToolResult:
+        """Whatever was not run is told so: a model's protocol wants a result for each call."""
+        return self._results.get(request.call_id) or ToolResult(request.call_id, "not run", is_error=True)
+
     def _finish_turn(self) -> Action:
         assert self._reply is not None
         reply, results = self._reply, self._results
@@ -314,10 +304,8 @@ class TurnMachine:
         )
         for artifact in written:
             self._artifacts[artifact.name] = artifact
-        try:
-            self._steer()
-        except InvalidOutputSchema as error:
-            self._failure = failure("invalid_output_schema", str(error))
+        self._turn += 1
+        self._steer(reply.text, reply.tool_calls)
         prompt = tuple(self._added)
         added = [*prompt, ChatMessage("assistant", reply.text, reply.tool_calls)]
         audited = []
@@ -328,33 +316,40 @@ class TurnMachine:
                     AuditedCall(request, ToolResult(request.call_id, "asked; the answer is in a later turn"))
                 )
                 continue
-            # Whatever was not run is told so: a model's protocol wants a result for each call.
-            result = results.get(request.call_id) or ToolResult(request.call_id, "not run", is_error=True)
-            added.append(ChatMessage("tool", result.content, call_id=request.call_id, is_error=result.is_error))
+            result = self._result(request)
+            added.append(result.message())
             audited.append(AuditedCall(request, result))
-        self._turn += 1
         link = Link(self._turn, self._previous, tuple(added), written, self._conclusion)
         self._messages += added
         record = TurnRecord(self._turn, link, prompt, reply, tuple(audited), self._model_ms)
         self._added = []
-        if not reply.tool_calls and self._conclusion is None and self._failure is None:
-            self._say("user", self._told_without_tool)
+        self._turn_is_over(reply.tool_calls)
         self._reply = None
-        self._results = {}
-        self._control = []
         self._expected = "durable"
         return FinishTurn(record)
 
-    def _steer(self) -> None:
-        """Answers finish and ask_human, and an answer without any call, once the other tools have run."""
-        assert self._reply is not None
-        if not self._reply.tool_calls:
-            self._answered_without_tool(self._reply.text)
-            return
-        self._without_tool = 0
+    def _turn_is_over(self, requests: Sequence[ToolCallRequest]) -> None:
+        if not requests and self._conclusion is None and self._failure is None:
+            self._say("user", self._told_without_tool)
+        self._results = {}
+        self._control = []
+
+    def _steer(self, text: str, requests: Sequence[ToolCallRequest]) -> None:
+        """What follows from a turn once its tools have run. The same again for the last turn of a transcript."""
+        try:
+            if requests:
+                self._without_tool = 0
+                self._answer_control()
+            else:
+                self._answered_without_tool(text)
+        except InvalidOutputSchema as error:
+            self._failure = failure("invalid_output_schema", str(error))
+
+    def _answer_control(self) -> None:
+        """Answers finish and ask_human."""
         asks = [(request, arguments) for request, arguments in self._control if request.name == ASK_HUMAN.name]
         for request, arguments in asks:
-            self._questions.ask(request, arguments, self._turn + 1)
+            self._questions.ask(request, arguments, self._turn)
         for request, arguments in self._control:
             if request.name != FINISH.name:
                 continue
@@ -387,7 +382,6 @@ class TurnMachine:
             self._failure = failure(
                 "model_did_not_finish",
                 f"the model answered {self._without_tool} times in a row without a tool call or a result that counts",
-                retryable=True,
             )
 
     def _say(self, role: str, content: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from sluice_agent_runner.domain import events
@@ -11,7 +12,8 @@ from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
 from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
 from sluice_agent_runner.domain.tools import CATALOGUE
 from sluice_agent_runner.domain.turns import TurnMachine
-from sluice_agent_runner.ports import ModelError, UnusableInput, Workspace
+from sluice_agent_runner.ports import ModelError, PublishFailed, UnusableInput, Workspace
+from sluice_agent_runner.supervision.defects import told
 from sluice_agent_runner.supervision.services import Services
 from sluice_agent_runner.supervision.transcripts import TranscriptBroken, load_links, store_large
 from sluice_contracts.envelope import CloudEvent
@@ -20,6 +22,8 @@ from sluice_contracts.messages.agent import AgentAttemptStarted, AgentFailed, Ag
 from sluice_contracts.messages.base import Message, Problem
 from sluice_contracts.topics import AGENT_EVENTS
 from sluice_runtime.artifacts import ArtifactStoreUnavailable
+
+log = logging.getLogger(__name__)
 
 SOURCE = "agent-runner"
 
@@ -96,17 +100,24 @@ class AttemptRunner:
     async def run(self) -> None:
         """Runs the attempt to its end. The first turn runs while the announcement becomes durable.
 
+        Guarantee: whatever goes wrong in it ends this attempt alone, as `agent.failed`, as long as that can be said.
+
         Raises:
             PublishFailed: An event may or may not be in the log; nothing more was said.
+            Exception: Not even the failure could be said: it is the runner that is broken, not the attempt.
         """
         announcement = self._announcement
         try:
             try:
                 ending = await self._work()
+                if ending is not None:
+                    await self._say(ending, 0)
+            except PublishFailed:
+                raise
             except (UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError) as error:
-                ending = events.failed(self._attempt, self._failure(error))
-            if ending is not None:
-                await self._say(ending, 0)
+                await self._say(events.failed(self._attempt, self._failure(error)), 0)
+            except Exception as error:
+                await self._say(events.failed(self._attempt, self._defect(error)), 0)
         finally:
             if not announcement.cancel() and not announcement.cancelled():
                 announcement.exception()  # of no interest to an attempt that was cancelled
@@ -215,6 +226,14 @@ class AttemptRunner:
         if isinstance(error, TranscriptBroken):
             return Fail(Problem(code="transcript_broken", detail=detail), retryable=False)
         return Fail(Problem(code="store_unavailable", detail=detail), retryable=True)
+
+    def _defect(self, error: Exception) -> Fail:
+        """Another attempt would meet the same defect, and be paid for again: it is not retried."""
+        run = self._run
+        log.error("attempt %d of agent %s met a defect of the runner", run.attempt, run.agent_id, exc_info=error)
+        self._services.measures.attempt_met_a_defect()
+        detail = told(error, self._services.redact)[:PROBLEM_DETAIL_MAX_CHARACTERS]
+        return Fail(Problem(code="internal_error", detail=detail), retryable=False)
 
     async def _say(self, data: Message, ordinal: int | str) -> None:
         """Publishes one event of the attempt, after its announcement."""

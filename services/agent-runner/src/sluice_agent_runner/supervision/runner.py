@@ -25,6 +25,10 @@ OVER_MAX_COUNT = 20_000
 """Attempts that are remembered as over. A stop may arrive before the task that it stops, for these are different
 topics; and a task may arrive again after a rebalance, when its attempt has ended: it must not be paid for again."""
 
+ANNOUNCING_MAX_COUNT = 64
+"""Announcements on their way at once: a backlog of a thousand is told in sixteen rounds, far below the ten seconds that
+the spawner waits, and the broker's client holds few of them."""
+
 HEARTBEAT_INTERVAL_S = 1.0
 """Well below the spawner's lease."""
 
@@ -72,6 +76,8 @@ class Runner:
         self._working = 0
         self._over: OrderedDict[str, int] = OrderedDict()
         self._stopping = False
+        self._announcing = asyncio.Semaphore(ANNOUNCING_MAX_COUNT)
+        self._announcements: set[asyncio.Task[None]] = set()
         self._heartbeats = 0
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -81,7 +87,7 @@ class Runner:
         return 0 if self._stopping else max(0, self._held_max_count - len(self._held))
 
     async def failure(self) -> None:
-        """Returns never; raises what a defect in an attempt raised, for the process to stop with."""
+        """Returns never; raises what no attempt could be failed for, for the process to stop with."""
         await asyncio.shield(self._failed)
 
     # What arrives
@@ -89,7 +95,8 @@ class Runner:
     async def on_task(self, event: CloudEvent[AgentRun], queue: str) -> None:
         """Takes an attempt, unless it is over already, or a newer one of the agent is held.
 
-        The spawner hears at once that it is held, also if it waits for a place: an attempt in a backlog is not untaken.
+        The spawner hears soon that it is held, also if it waits for a place: an attempt in a backlog is not untaken.
+        Returns while that is on its way; waits where too many such announcements are.
         """
         run = event.data
         if self._stopping or run.attempt <= self._over.get(run.agent_id, 0):
@@ -108,13 +115,31 @@ class Runner:
         if began:
             self._backlog.move_to_end(run.agent_id, last=False)
         self._fill()
-        if held.task is None:
-            try:
-                await held.attempt.announce()
-            except PublishFailed as error:
-                log.warning("attempt %d of agent %s is dropped: %s", run.attempt, run.agent_id, error)
-                if self._held.get(run.agent_id) is held:
-                    self._drop(run.agent_id, held)
+        if held.task is not None:
+            return
+        await self._announcing.acquire()
+        # Meanwhile it may have been stopped, or begun: then it announces itself.
+        if self._held.get(run.agent_id) is not held or held.task is not None:
+            self._announcing.release()
+            return
+        announcement = asyncio.get_running_loop().create_task(self._announce(held))
+        self._announcements.add(announcement)
+        announcement.add_done_callback(self._announced)
+
+    async def _announce(self, held: _Held) -> None:
+        run = held.event.data
+        try:
+            await held.attempt.announce()
+        except PublishFailed as error:
+            log.warning("attempt %d of agent %s is dropped: %s", run.attempt, run.agent_id, error)
+            if self._held.get(run.agent_id) is held:
+                self._drop(run.agent_id, held)
+
+    def _announced(self, announcement: asyncio.Task[None]) -> None:
+        self._announcements.discard(announcement)
+        self._announcing.release()
+        if not announcement.cancelled():
+            self._broken(announcement.exception())
 
     async def on_stop(self, stop: AgentStop) -> None:
         """Stops this attempt and every older one; nothing more is published of them.
@@ -191,9 +216,13 @@ class Runner:
             error = task.exception()
             if isinstance(error, PublishFailed):
                 log.warning("attempt %d of agent %s is dropped: %s", held.event.data.attempt, agent_id, error)
-            elif error is not None and not self._failed.done():
-                self._failed.set_exception(error)
+            else:
+                self._broken(error)
         self._fill()
+
+    def _broken(self, error: BaseException | None) -> None:
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     def _drop(self, agent_id: str, held: _Held) -> None:
         del self._held[agent_id]
@@ -247,7 +276,7 @@ class Runner:
         self._stopping = True
         for agent_id in list(self._backlog):
             self._drop(agent_id, self._held[agent_id])
-        tasks = []
+        tasks = list(self._announcements)
         for held in self._held.values():
             assert held.task is not None
             tasks.append(held.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -15,6 +16,10 @@ from sluice_runtime.artifacts import ArtifactCorrupt, ArtifactMissing
 
 class TranscriptBroken(Exception):
     """A finished turn's link is missing or damaged: no attempt can go on. Restore the artifact store."""
+
+
+LINKS_AT_ONCE_COUNT = 32
+"""A store of files reads small links without any wait: after so many, a few milliseconds, others have their turn."""
 
 
 async def load_links(artifacts: ArtifactStore, last: ArtifactRef | None, turns: int) -> list[Link]:
@@ -34,6 +39,8 @@ async def load_links(artifacts: ArtifactStore, last: ArtifactRef | None, turns: 
         except (ArtifactMissing, ArtifactCorrupt, msgspec.MsgspecError) as error:
             raise TranscriptBroken(f"link {turns - len(links)} of the transcript, {sha256}: {error}") from None
         sha256 = links[-1].previous
+        if len(links) % LINKS_AT_ONCE_COUNT == 0:
+            await asyncio.sleep(0)
     links.reverse()
     return links
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
@@ -15,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sluice_observability.ports import StoreUnavailable
+from sluice_runtime.connection import ClickHouseAddress
 
 R = TypeVar("R")
 
@@ -58,20 +58,15 @@ class ClickHouse:
         Raises:
             ValueError: The URL holds a password, which belongs into a file, or is no HTTP URL.
         """
-        parts = urlsplit(url)
-        if parts.password is not None:
-            raise ValueError("CLICKHOUSE_URL holds a password: put it into the file SLUICE_CLICKHOUSE_PASSWORD_FILE")
-        if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ValueError(f"CLICKHOUSE_URL is {url!r}; it must be http(s)://user@host:port/database")
-        host, secure = parts.hostname, parts.scheme == "https"
+        address = ClickHouseAddress.parse(url, "SLUICE_CLICKHOUSE_URL")
         return cls(
             lambda: clickhouse_connect.get_client(
-                host=host,
-                port=parts.port or (8443 if secure else 8123),
-                secure=secure,
-                username=unquote(parts.username or "default"),
+                host=address.host,
+                port=address.port,
+                secure=address.secure,
+                username=address.user or "default",
                 password=password or "",
-                database=parts.path.strip("/") or "default",
+                database=address.database or "default",
                 send_receive_timeout=REQUEST_TIMEOUT_S,
                 autogenerate_session_id=False,
             )

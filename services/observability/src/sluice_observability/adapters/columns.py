@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from sluice_contracts.codec import STRUCTURED_CONTENT_TYPE
 from sluice_contracts.envelope import SYSTEM_TENANT
-from sluice_contracts.topics import PIPELINE_COMMANDS, dead_letter_topic
 from sluice_observability.domain import arrow
 from sluice_observability.domain.attributes import (
     EPOCH_MAX_MS,
@@ -19,16 +18,16 @@ from sluice_observability.domain.attributes import (
     sequence_number,
     structured,
 )
+from sluice_observability.domain.secrets import by_strangers, clean_bytes, clean_headers, clean_texts
 from sluice_observability.ports import FetchedMessage, Header
-from sluice_runtime.redaction import redact
 
 _OWN_COLUMN = frozenset({
     "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_dataschema", "ce_time", "ce_subject", "ce_tenant",
     "ce_causationid", "ce_sequence", "traceparent", "content-type",
 })  # fmt: skip
 _TENANT = SYSTEM_TENANT.encode()
-_BY_STRANGERS = (PIPELINE_COMMANDS.name, dead_letter_topic(""))
-"""Topics, or how they begin, on which anybody's texts stand. What our services write they have redacted themselves."""
+_NULL = "\\N"
+"""A null header value: a map of texts holds no null. As bytes that are not UTF-8, it shows as an escape."""
 
 _VERSIONS_MAX_COUNT = 10_000
 """Cached schema names; the contract has dozens, a hostile producer any number."""
@@ -82,7 +81,8 @@ class LogColumns:
                 if found is not None:
                     headers, value = found
             if others:
-                self._others[self.rows] = [(other, _text(raw)) for other, raw in others]
+                texts = [(other, _NULL if raw is None else _text(raw)) for other, raw in others]
+                self._others[self.rows] = clean_headers(texts)
             get = headers.get
             schema = get("ce_dataschema")
             version = versions.get(schema)
@@ -92,8 +92,8 @@ class LogColumns:
                 version = versions[schema] = schema_version(schema)
             name = names[message.topic()]
             size = 0 if value is None else len(value)
-            if value and name[0].startswith(_BY_STRANGERS):
-                value = _redacted(value)
+            if value and by_strangers(name[0]):
+                value = clean_bytes(value)
             self._named.append(self._names.setdefault(name, len(self._names)))
             self._partitions.append(message.partition())
             self._offsets.append(message.offset())
@@ -117,6 +117,7 @@ class LogColumns:
 
     def take(self) -> Any:
         """Returns the `pyarrow.Table` of what was added, and begins anew."""
+        self._clean()
         values = [value or b"" for value in self._values]
         payload, raw = _utf8_or_raw(values)
         timestamps = [_bounded(one) for one in self._timestamps]
@@ -148,6 +149,15 @@ class LogColumns:
         self._clear()
         return pa.Table.from_arrays(list(columns.values()), names=list(columns))
 
+    def _clean(self) -> None:
+        """Takes secrets out of the attributes of all records: what a stranger gave one goes on through our services."""
+        self._keys, self._subjects = clean_texts(self._keys), clean_texts(self._subjects)
+        self._sources, self._types = clean_texts(self._sources), clean_texts(self._types)
+        self._tenants, self._causes = clean_texts(self._tenants), clean_texts(self._causes)
+        # Two secrets become the same text: as an id it would make one event of two, and half a trace is none.
+        self._ids = clean_texts(self._ids, instead=b"")
+        self._traceparents = clean_texts(self._traceparents, instead=b"")
+
     def _event_ids(self) -> Any:
         if all(self._ids):
             return _strings(self._ids)
@@ -156,16 +166,8 @@ class LogColumns:
         return _strings([own or f"{incarnations[name]}/{part}/{at}".encode() for name, part, at, own in places])
 
 
-def _text(raw: bytes | None) -> str:
-    return "" if raw is None else raw.decode("utf-8", "backslashreplace")
-
-
-def _redacted(value: bytes) -> bytes:
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return value
-    return redact(text).encode()
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _strings(raw: Sequence[bytes]) -> Any:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
@@ -16,6 +17,7 @@ from confluent_kafka.admin import (
 )
 
 from sluice_observability.domain.places import Gap, Place, Progress, starting_point
+from sluice_observability.domain.records import UNREADABLE_HEADERS
 from sluice_observability.ports import FetchedMessage, StoreUnavailable
 from sluice_runtime.connection import KafkaConnection
 
@@ -45,6 +47,11 @@ _LOOK_AGAIN = frozenset({
     KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_ID,
 })  # fmt: skip
 """Errors by which a partition tells that it is not where we read on: deleted, made anew, or trimmed below us."""
+
+_ask_for_headers = methodcaller("headers")
+"""Where the name of a header is not UTF-8, confluent's client sets an exception but returns a list, a broken one, and
+keeps it. A method call that Python has specialised does not see that, and the exception comes up anywhere later.
+This call sees it, as SystemError."""
 
 Partition = tuple[str, int]
 
@@ -122,6 +129,11 @@ class KafkaLog:
         if self._look_up or time.monotonic() >= self._discover_at:
             self._discover()
         messages: Sequence[Any] = self._consumer.consume(max_messages, timeout_s)
+        for message in messages:
+            try:
+                _ask_for_headers(message)
+            except SystemError:
+                message.set_headers(UNREADABLE_HEADERS)
         told = [message for message in messages if message.error() is not None]
         if not told:
             return messages

@@ -10,18 +10,39 @@ import httpx
 
 from sluice_observability.domain.statements import escaped
 from sluice_observability.ports import QueryRefused, StoreUnavailable
+from sluice_runtime.connection import ClickHouseAddress
 
 TIMEOUT_S = 15.0
 """A page that takes longer is no page; the endpoint's own limit is above it."""
 
 
 class SqlClient:
-    """Runs queries over HTTP. Use it as an async context manager."""
+    """Runs queries over HTTP. Use it as an async context manager.
 
-    def __init__(self, url: str, *, user: str | None = None, password: str | None = None) -> None:
-        headers = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password or ""} if user else {}
+    Args:
+        address: The store's endpoint, or a server; with the user and the database, where it asks for them.
+        password: That user's.
+        readonly: Have a server refuse whatever does not only read, also from a user that may write. The store's
+            endpoint does so anyhow.
+        transport: Instead of the network.
+    """
+
+    def __init__(
+        self,
+        address: ClickHouseAddress,
+        password: str | None = None,
+        *,
+        readonly: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {"X-ClickHouse-Database": address.database} if address.database else {}
+        if address.user:
+            headers |= {"X-ClickHouse-User": address.user, "X-ClickHouse-Key": password or ""}
+        self._settings = {"default_format": "JSONEachRow", **({"readonly": "1"} if readonly else {})}
         # No proxy from the environment: the address is one of ours, and the headers hold a password.
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._client = httpx.AsyncClient(
+            base_url=address.url, headers=headers, timeout=TIMEOUT_S, transport=transport, trust_env=False
+        )
 
     async def __aenter__(self) -> SqlClient:
         return self
@@ -33,7 +54,7 @@ class SqlClient:
         """See `ports.Sql.rows`."""
         given = {f"param_{name}": escaped(value) for name, value in (parameters or {}).items()}
         try:
-            answer = await self._client.post("/", params={"default_format": "JSONEachRow", **given}, content=query)
+            answer = await self._client.post("/", params={**self._settings, **given}, content=query)
         except httpx.HTTPError as error:
             raise StoreUnavailable(f"the SQL endpoint did not answer: {type(error).__name__}") from error
         if answer.status_code == httpx.codes.BAD_REQUEST:

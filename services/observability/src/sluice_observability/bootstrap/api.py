@@ -99,7 +99,7 @@ async def open_api(
 
     async with AsyncExitStack() as opened:
         if sql is None:
-            client = SqlClient(settings.sql_url, user=settings.sql_user, password=settings.sql_password())
+            client = SqlClient(settings.sql_address(), settings.sql_password(), readonly=settings.sql_readonly)
             sql = await opened.enter_async_context(client)
         store = artifacts or settings.artifacts()
         yield Api(settings, live, History(sql), commands, store, source or kafka)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -21,17 +22,19 @@ _STRUCTURED_ATTRIBUTES = (
 
 
 class _Structured(msgspec.Struct):
+    """Attributes of any JSON type: one that is no text is as good as absent, as in the codec."""
+
     data: msgspec.Raw = msgspec.Raw(b"")
-    id: str | None = None
-    source: str | None = None
-    type: str | None = None
-    dataschema: str | None = None
-    time: str | None = None
-    subject: str | None = None
-    tenant: str | None = None
-    causationid: str | None = None
-    sequence: str | None = None
-    traceparent: str | None = None
+    id: Any = None
+    source: Any = None
+    type: Any = None
+    dataschema: Any = None
+    time: Any = None
+    subject: Any = None
+    tenant: Any = None
+    causationid: Any = None
+    sequence: Any = None
+    traceparent: Any = None
 
 
 _DECODER = msgspec.json.Decoder(_Structured)
@@ -41,7 +44,8 @@ def structured(value: bytes) -> tuple[Mapping[str, bytes], bytes] | None:
     """Reads a structured CloudEvent.
 
     Returns:
-        Its attributes under the names of their binary-mode headers, and its data as JSON; None if it can't be read.
+        Its attributes under the names of their binary-mode headers, and its data as JSON, or the whole where it has
+        none; None if it can't be read.
     """
     try:
         event = _DECODER.decode(value)
@@ -50,9 +54,11 @@ def structured(value: bytes) -> tuple[Mapping[str, bytes], bytes] | None:
     found = {}
     for name in _STRUCTURED_ATTRIBUTES:
         text = getattr(event, name)
-        if text is not None:
+        if name == "sequence" and isinstance(text, int) and not isinstance(text, bool):
+            text = str(text)  # CloudEvents' sequence is a String; many write a number, and the codec takes it
+        if isinstance(text, str):
             found["traceparent" if name == "traceparent" else f"ce_{name}"] = text.encode()
-    return found, bytes(event.data)
+    return found, bytes(event.data) or value
 
 
 def schema_version(dataschema: bytes | None) -> int:

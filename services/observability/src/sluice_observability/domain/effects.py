@@ -6,6 +6,9 @@ event that was caused by a command tells that this command and all before it in 
 they caused was written before: the read model has it. A `pipeline.spawn` whose pipeline exists needs no event: a second
 spawn with the same key is the first. A command that changes nothing and is followed by none is not recognised; whoever
 waits for it waits until the limit.
+
+A command may stand on the topic twice, with one id. What it caused is the first one's: whether the second is decided,
+and what stands before it, is not known from that. A refusal is all that its command caused, so another is the second's.
 """
 
 from __future__ import annotations
@@ -58,32 +61,48 @@ class Effects:
 
     def __init__(self) -> None:
         self._decided_through: dict[int, int] = {}
-        self._waiting: OrderedDict[str, Command] = OrderedDict()
-        self._at: dict[tuple[int, int], Command] = {}
-        self._causes: OrderedDict[str, None] = OrderedDict()
+        self._waiting: OrderedDict[tuple[int, int], Command] = OrderedDict()
+        self._by_id: dict[str, list[Command]] = {}
+        self._causes: OrderedDict[str, bool] = OrderedDict()
+        """Ids of which an effect was seen, and whether the command was: then it is not a later command's effect."""
 
     def command_seen(self, command: Command) -> None:
         """A command is on the topic."""
-        if command.id in self._causes:
+        if self._causes.get(command.id) is False:
+            self._causes[command.id] = True
             self._decided(command)
-        elif command.id not in self._waiting:
-            self._waiting[command.id] = command
-            self._at[command.partition, command.offset] = command
+        elif not self.decided(command.partition, command.offset):
+            self._waiting[command.partition, command.offset] = command
+            self._by_id.setdefault(command.id, []).append(command)
             if len(self._waiting) > REMEMBERED_MAX_COUNT:
                 _, forgotten = self._waiting.popitem(last=False)
-                self._at.pop((forgotten.partition, forgotten.offset), None)
+                self._forget(forgotten)
 
-    def effect_seen(self, causation_id: str | None) -> None:
-        """An event of the spawner is in the read model."""
+    def effect_seen(self, causation_id: str | None, *, is_all: bool = False) -> None:
+        """An event of the spawner is in the read model.
+
+        Args:
+            causation_id: The command that caused it.
+            is_all: It is all that the command caused.
+        """
         if causation_id is None:
             return
-        self._causes[causation_id] = None
+        waiting = self._by_id.get(causation_id)
+        is_known = self._causes.get(causation_id, False)
+        self._causes[causation_id] = is_known or bool(waiting)
         if len(self._causes) > REMEMBERED_MAX_COUNT:
             self._causes.popitem(last=False)
-        command = self._waiting.pop(causation_id, None)
-        if command is not None:
-            self._at.pop((command.partition, command.offset), None)
+        if waiting and (is_all or not is_known):
+            command = waiting[0]
+            del self._waiting[command.partition, command.offset]
+            self._forget(command)
             self._decided(command)
+
+    def _forget(self, command: Command) -> None:
+        same = self._by_id[command.id]
+        same.remove(command)
+        if not same:
+            del self._by_id[command.id]
 
     def _decided(self, command: Command) -> None:
         before = self._decided_through.get(command.partition, -1)
@@ -99,4 +118,4 @@ class Effects:
 
     def waiting(self, partition: int, offset: int) -> Command | None:
         """The command there, if it was seen and nothing of it is known."""
-        return self._at.get((partition, offset))
+        return self._waiting.get((partition, offset))

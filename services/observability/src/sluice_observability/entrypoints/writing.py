@@ -97,7 +97,7 @@ async def spawn(
     given = body.model_dump(exclude={"tenant"}, exclude_unset=True)
     data = PipelineSpawn.model_validate({**given, "dedupe_key": body.dedupe_key or idempotency_key})
     api = of(request)
-    sent = await _sent(api.commands.spawn(data, body.tenant, request.headers.get("traceparent")))
+    sent = await _sent(api.commands.spawn(data, body.tenant, request.headers.get("traceparent"), api.live.was_refused))
     # A key may name a pipeline of the past: then nothing will happen, and there is nothing to wait for.
     first = None if data.dedupe_key is None else await _first(api, sent.pipeline_id)
     return await _answer(api, request, response, sent, first)
@@ -134,7 +134,8 @@ async def _command(
     api = of(request)
     view = api.live.model.pipeline(about.pipeline_id)
     tenant = about.tenant or (view.tenant if view is not None else "default")
-    work = api.commands.send(data, about.pipeline_id, tenant, key, request.headers.get("traceparent"))
+    traceparent = request.headers.get("traceparent")
+    work = api.commands.send(data, about.pipeline_id, tenant, key, traceparent, api.live.was_refused)
     return await _answer(api, request, response, await _sent(work))
 
 

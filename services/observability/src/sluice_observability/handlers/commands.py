@@ -41,20 +41,34 @@ class Commands:
         self._source = f"{Principal.OBSERVABILITY}/{instance_id}"
         self._new_id = new_id
 
-    async def spawn(self, data: PipelineSpawn, tenant: str, traceparent: str | None) -> Sent:
-        """Asks for a pipeline. With a dedupe key a second call gives the first pipeline's id.
+    async def spawn(
+        self, data: PipelineSpawn, tenant: str, traceparent: str | None, was_refused: Callable[[str], bool]
+    ) -> Sent:
+        """Asks for a pipeline. With a dedupe key a second call gives the first pipeline's id. See `send`.
 
         Raises:
             BrokerUnavailable: Whether it was written is not known; with a key it may be sent again.
         """
         key = data.dedupe_key
         pipeline_id = self._new_id() if key is None else ids.pipeline_id(tenant, key)
-        return await self.send(data, pipeline_id, tenant, key, traceparent)
+        return await self.send(data, pipeline_id, tenant, key, traceparent, was_refused)
 
     async def send(
-        self, data: Message, pipeline_id: str, tenant: str, key: str | None, traceparent: str | None
-    ) -> Sent:
-        """Sends a command about a pipeline. The same command with the same key has the same id.
+        self, data: Message, pipeline_id: str, tenant: str, key: str | None, traceparent: str | None,
+        was_refused: Callable[[str], bool],
+    ) -> Sent:  # fmt: skip
+        """Sends a command about a pipeline. The same command with the same key has the same id, until it is refused.
+
+        Then it is decided, and asking once more is another command: the first one's refusal must not answer it, and
+        the spawner would take it for a redelivery.
+
+        Args:
+            data: The command.
+            pipeline_id: The pipeline.
+            tenant: Whose it is.
+            key: Tells repetitions of the caller.
+            traceparent: Of the request.
+            was_refused: Whether the command of an id is known to be refused.
 
         Raises:
             BrokerUnavailable: Whether it was written is not known; with a key it may be sent again.
@@ -64,6 +78,8 @@ class Commands:
         else:
             content = sha256(data.model_dump_json().encode()).hexdigest()
             command_id = ids.derived_id("command", tenant, pipeline_id, data.type, key, content)
+            while was_refused(command_id):
+                command_id = ids.derived_id("command", command_id, "again")
         event = CloudEvent(
             id=command_id,
             source=self._source,

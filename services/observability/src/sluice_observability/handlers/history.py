@@ -11,30 +11,55 @@ from pydantic import ValidationError
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_contracts.messages import Message, registry
+from sluice_contracts.messages.agent import AgentTurnFinished, AttemptEvent
 from sluice_observability.domain.effects import Command, Position
 from sluice_observability.domain.places import Place
-from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.domain.read_model import FOLDS, ReadModel
 from sluice_observability.domain.views import AgentView, PipelineView
 from sluice_observability.handlers.questions import POSITIONS_QUERY
 from sluice_observability.ports import Sql
 
-PIPELINES_PER_QUERY = 100
-"""Their events must fit into one answer of the endpoint."""
+PAGE_MAX_BYTES = 16 * 1024 * 1024
+"""Events of one query, by what is known of their size: the endpoint's answers have a limit of 128 MiB, and both ends
+build them in memory."""
 
-_FOLDED = "(topic = 'pipeline.events' OR startsWith(topic, 'agent.events.'))"
+PAGE_MAX_PIPELINES = 1_000
+"""Their names stand in the query, whose length has a limit."""
+
+ROW_BYTES = 1024
+"""What a row takes beside its payload, or with one without bodies."""
+
+_TURN = AgentTurnFinished.type
+_FOLDED_OF_RUNNERS = ", ".join(sorted(f"'{cls.type}'" for cls in FOLDS if issubclass(cls, AttemptEvent)))
+_FOLDED = f"(topic = 'pipeline.events' OR (startsWith(topic, 'agent.events.') AND type IN ({_FOLDED_OF_RUNNERS})))"
+_BODILESS = (
+    "concat('{\"prompt\":{},\"response\":{}', arrayStringConcat(arrayMap(part -> concat(',', toJSONString(part.1), ':',"
+    " part.2), arrayFilter(part -> part.1 NOT IN ('prompt', 'response', 'tool_calls'),"
+    " JSONExtractKeysAndValuesRaw(payload)))), '}')"
+)
+"""A turn's payload without what was said in it: the read model keeps none of it, and it is most of what a log holds."""
+
 _EVENT = (
-    "type, type_version, event_id, source, tenant, pipeline_id, causation_id, sequence, payload,"
+    "type, type_version, event_id, source, tenant, pipeline_id, causation_id, sequence,"
+    f" if(type = '{_TURN}', {_BODILESS}, payload) AS told,"
     " toUnixTimestamp64Milli(event_time) AS time_ms, topic, partition, offset"
 )
+_BYTES = f"sum({ROW_BYTES} + if(type = '{_TURN}', 0, value_bytes)) AS bytes"
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
 _ENDS = "('pipeline.completed', 'pipeline.failed', 'pipeline.cancelled')"
 
 
 class History:
-    """Questions to the event log. Every method raises `StoreUnavailable` when it is not answered."""
+    """Questions to the event log. Every method raises `StoreUnavailable` when it is not answered.
 
-    def __init__(self, sql: Sql) -> None:
+    Args:
+        sql: Where the log is asked.
+        page_max_bytes: The size of one answer with events; a pipeline's events of one millisecond may exceed it.
+    """
+
+    def __init__(self, sql: Sql, *, page_max_bytes: int = PAGE_MAX_BYTES) -> None:
         self._sql = sql
+        self._page_max_bytes = page_max_bytes
 
     async def positions(self) -> dict[Place, int]:
         """How far the log has come."""
@@ -44,21 +69,38 @@ class History:
         }
 
     async def living_events(self) -> AsyncIterator[list[CloudEvent[Message]]]:
-        """All events of the pipelines that have no end in the log, each pipeline's in order."""
+        """All folded events of the pipelines that have no end in the log, each pipeline's in order, without bodies.
+
+        They come in pages that fit into the endpoint's answers, whatever the pipelines have said.
+        """
         query = (
-            "SELECT pipeline_id FROM log WHERE topic = 'pipeline.events' GROUP BY tenant, pipeline_id"
+            f"SELECT pipeline_id, {_BYTES} FROM log WHERE {_FOLDED} GROUP BY tenant, pipeline_id"
             f" HAVING countIf(type = 'pipeline.spawned') > 0 AND countIf(type IN {_ENDS}) = 0 ORDER BY min(event_time)"
         )
-        # An id of another form is an invalid record's; it would be no array element either.
-        living = [row["pipeline_id"] for row in await self._sql.rows(query) if _IDENTIFIER.match(row["pipeline_id"])]
-        for start in range(0, len(living), PIPELINES_PER_QUERY):
-            yield await self._events_of(living[start : start + PIPELINES_PER_QUERY])
+        page: list[str] = []
+        page_bytes = 0
+        for row in await self._sql.rows(query):
+            name, size = row["pipeline_id"], int(row["bytes"])
+            if not _IDENTIFIER.match(name):
+                continue  # an invalid record's; it would be no array element either
+            if page and (page_bytes + size > self._page_max_bytes or len(page) == PAGE_MAX_PIPELINES):
+                yield await self._events_of(page)
+                page, page_bytes = [], 0
+            if size > self._page_max_bytes:
+                async for events in self._events_of_one(name):
+                    yield events
+            else:
+                page.append(name)
+                page_bytes += size
+        if page:
+            yield await self._events_of(page)
 
     async def pipeline(self, pipeline_id: str) -> PipelineView | None:
         """A pipeline of the past."""
         model = ReadModel(1)
-        for event in await self._events_of([pipeline_id]):
-            model.apply(event)
+        async for events in self._events_of_one(pipeline_id):
+            for event in events:
+                model.apply(event)
         return model.pipeline(pipeline_id)
 
     async def agent(self, agent_id: str) -> AgentView | None:
@@ -71,12 +113,39 @@ class History:
         view = await self.pipeline(found[0]["pipeline_id"]) if found else None
         return None if view is None else view.agents.get(agent_id)
 
-    async def _events_of(self, pipelines: Sequence[str]) -> list[CloudEvent[Message]]:
+    async def _events_of_one(self, pipeline_id: str) -> AsyncIterator[list[CloudEvent[Message]]]:
+        """A pipeline's events in slices of its time, each as many milliseconds as fit into a page."""
         query = (
-            f"SELECT {_EVENT} FROM log WHERE pipeline_id IN {{pipelines:Array(String)}} AND {_FOLDED}"
+            f"SELECT toUnixTimestamp64Milli(append_time) AS ms, {_BYTES} FROM log"
+            f" WHERE pipeline_id = {{pipeline:String}} AND {_FOLDED} GROUP BY ms ORDER BY ms"
+        )
+        begin_ms: int | None = None
+        slice_bytes = 0
+        for row in await self._sql.rows(query, {"pipeline": pipeline_id}):
+            ms, size = int(row["ms"]), int(row["bytes"])
+            if begin_ms is None:
+                begin_ms = ms
+            elif slice_bytes + size > self._page_max_bytes:
+                yield await self._events_of([pipeline_id], begin_ms, ms)
+                begin_ms, slice_bytes = ms, 0
+            slice_bytes += size
+        if begin_ms is not None:
+            yield await self._events_of([pipeline_id], begin_ms)
+
+    async def _events_of(
+        self, pipelines: Sequence[str], begin_ms: int | None = None, end_ms: int | None = None
+    ) -> list[CloudEvent[Message]]:
+        given = {"pipelines": _array(pipelines)}
+        slice_ = ""
+        for name, compared, ms in (("begin", ">=", begin_ms), ("end", "<", end_ms)):
+            if ms is not None:
+                slice_ += f" AND append_time {compared} fromUnixTimestamp64Milli({{{name}:Int64}})"
+                given[name] = str(ms)
+        query = (
+            f"SELECT {_EVENT} FROM log WHERE pipeline_id IN {{pipelines:Array(String)}} AND {_FOLDED}{slice_}"
             " ORDER BY tenant, pipeline_id, append_time, topic, partition, offset"
         )
-        found = await self._sql.rows(query, {"pipelines": _array(pipelines)})
+        found = await self._sql.rows(query, given)
         return [event for row in found if (event := _event(row)) is not None]
 
     async def command(self, position: Position) -> tuple[Command, bool] | None:
@@ -163,7 +232,7 @@ def _event(row: Mapping[str, Any]) -> CloudEvent[Message] | None:
     if cls is None:
         return None
     try:
-        data = cls.model_validate_json(row["payload"])
+        data = cls.model_validate_json(row["told"])
     except ValidationError:
         return None
     return CloudEvent(

@@ -128,11 +128,7 @@ class Live:
                 continue
             news = self.model.apply(event)
             if at.topic == PIPELINE_EVENTS.name:
-                if isinstance(event.data, PipelineRefused):
-                    self._refusals[event.data.command_id] = event.data
-                    if len(self._refusals) > REFUSALS_MAX_COUNT:
-                        del self._refusals[next(iter(self._refusals))]
-                self.effects.effect_seen(event.causation_id)
+                self._hear(event)
             if news:
                 self._kept.append(one)
                 for client in self._clients:
@@ -140,6 +136,17 @@ class Live:
         if told:
             self._changed.set()
             self._changed = asyncio.Event()
+
+    def _hear(self, event: CloudEvent[Message]) -> None:
+        """Takes what the spawner made of a command. Its last word counts: it may take what it refused before."""
+        refused = event.data if isinstance(event.data, PipelineRefused) else None
+        if refused is not None:
+            self._refusals[refused.command_id] = refused
+            if len(self._refusals) > REFUSALS_MAX_COUNT:
+                del self._refusals[next(iter(self._refusals))]
+        elif event.causation_id is not None:
+            self._refusals.pop(event.causation_id, None)
+        self.effects.effect_seen(event.causation_id, is_all=refused is not None)
 
     async def wait_until(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Waits until a condition on this object holds, at most so long; says whether it does."""
@@ -152,8 +159,12 @@ class Live:
         return True
 
     def refusal(self, command_id: str) -> PipelineRefused | None:
-        """How the command was refused, if it was, lately."""
+        """How the command was refused, if it was, lately, and nothing else came of it since."""
         return self._refusals.get(command_id)
+
+    def was_refused(self, command_id: str) -> bool:
+        """Whether `refusal` has one."""
+        return command_id in self._refusals
 
     def reached(self, position: Position) -> bool:
         """Whether what happened at a position, and what a command there caused, is in the read model."""

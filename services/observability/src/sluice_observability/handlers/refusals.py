@@ -9,6 +9,7 @@ from sluice_contracts.dead_letters import dead_letter
 from sluice_contracts.envelope import Record
 from sluice_contracts.errors import InvalidRecord
 from sluice_contracts.ids import record_id
+from sluice_observability.domain.records import check_headers, record_of
 from sluice_observability.ports import FetchedMessage, LogSource
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition
 from sluice_runtime.clock import Clock
@@ -42,26 +43,15 @@ class Checker:
                 row = topics.find(self._source.names[topic][0])
                 ours[topic] = row is not None and row.refused_by is topics.Principal.OBSERVABILITY
             if ours[topic]:
-                record = self._record(message)
+                record = record_of(message, self._source.names[topic][0])
                 try:
+                    check_headers(message)
                     codec.decode(record)
                     home = self._partition_for(record.key or b"", self._source.partition_counts[topic])
                     codec.check_partition(record, home)
                 except InvalidRecord as fault:
                     refused.append((record, fault))
         return refused
-
-    def _record(self, message: FetchedMessage) -> Record:
-        headers = tuple((name, value or b"") for name, value in message.headers() or ())
-        return Record(
-            topic=self._source.names[message.topic()][0],
-            partition=message.partition(),
-            offset=message.offset(),
-            timestamp_ms=message.timestamp()[1],
-            key=message.key(),
-            value=message.value(),
-            headers=headers,
-        )
 
 
 class DeadLetterOffice:

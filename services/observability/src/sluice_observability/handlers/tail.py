@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 
 from sluice_contracts import codec
-from sluice_contracts.envelope import Record
 from sluice_contracts.errors import InvalidRecord
 from sluice_contracts.topics import AGENT_EVENTS, PIPELINE_COMMANDS, PIPELINE_EVENTS, find
 from sluice_observability.domain.effects import Position
+from sluice_observability.domain.records import check_headers, record_of
 from sluice_observability.handlers.live import Live, Told
-from sluice_observability.ports import FetchedMessage, LogSource
+from sluice_observability.ports import LogSource
 
 logger = logging.getLogger(__name__)
 
@@ -51,21 +51,11 @@ class Tail:
     def _next(self) -> Sequence[Told]:
         told = []
         for message in self._source.poll(POLL_MAX_MESSAGES, POLL_WAIT_S):
-            record = self._record(message)
+            record = record_of(message, self._source.names[message.topic()][0])
             try:
+                check_headers(message)
                 event = codec.decode(record)
             except InvalidRecord:
                 continue  # whoever refuses the topic's records makes it a dead letter; the log has it as it is
             told.append(Told(Position(record.topic, record.partition, record.offset), event))
         return told
-
-    def _record(self, message: FetchedMessage) -> Record:
-        return Record(
-            topic=self._source.names[message.topic()][0],
-            partition=message.partition(),
-            offset=message.offset(),
-            timestamp_ms=message.timestamp()[1],
-            key=message.key(),
-            value=message.value(),
-            headers=tuple((name, value or b"") for name, value in message.headers() or ()),
-        )

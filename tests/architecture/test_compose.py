@@ -1,0 +1,205 @@
+"""What can be said of the compose file without Docker: whatever it names is there, and may be read by who reads it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from sluice_agent_runner.settings import RunnerSettings
+from sluice_contracts.topics import Principal
+from sluice_observability.settings import ApiSettings, StoreSettings
+from sluice_runtime.connection import KafkaConnection
+from sluice_runtime.lifecycle import STOP_MAX_S
+from sluice_runtime.settings import PREFIX, ServiceSettings
+from sluice_spawner.settings import SpawnerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "spawner": SpawnerSettings, "agent-runner": RunnerSettings, "store": StoreSettings, "api": ApiSettings,
+}  # fmt: skip
+AS_ROOT_FIRST = {"clickhouse", "vault"}
+"""Images that begin as root and go on as a user of their own."""
+SECRET_MODES = {0o600, 0o700}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's root as the script leaves it, with all that was there before."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(ROOT / "deploy", root / "deploy", ignore=shutil.ignore_patterns("secrets", "data"))
+    (root / "examples" / "incident").mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "incident" / "scenario.yaml", root / "examples" / "incident")
+    (root / ".env").write_text("SLUICE_MODEL_PROVIDER=scripted\n")
+    script = root / "deploy" / "compose" / "prepare.sh"
+    subprocess.run([script], check=True, capture_output=True)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    subprocess.run([script], check=True, capture_output=True)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "a second run changes it"
+    return root
+
+
+def interpolated(value: str) -> str:
+    """As Compose does it where no variable is set but the user's."""
+    return re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda found: found[2] or "", value)
+
+
+def secrets_of(service: dict[str, Any]) -> dict[str, str]:
+    """By the name under `/run/secrets`: the secret."""
+    rows = [one if isinstance(one, dict) else {"source": one} for one in service.get("secrets", [])]
+    return {row.get("target", row["source"]): row["source"] for row in rows}
+
+
+def mounts_of(service: dict[str, Any]) -> list[tuple[str, str]]:
+    """Sources and targets."""
+    found = []
+    for one in service.get("volumes", []):
+        source, target = (one["source"], one["target"]) if isinstance(one, dict) else one.split(":")[:2]
+        found.append((source, target))
+    return found
+
+
+def test_a_file_of_every_secret_is_made_for_one_user_alone(prepared: Path) -> None:
+    for secret in COMPOSE["secrets"].values():
+        assert (prepared / secret["file"]).stat().st_mode & 0o777 == 0o600, secret
+    for path in (prepared / "deploy" / "compose" / "secrets").rglob("*"):
+        if path.name != "clickhouse_users.xml":
+            assert path.stat().st_mode & 0o777 in SECRET_MODES, path
+    assert re.search(r"^SLUICE_UID=\d+$", (prepared / ".env").read_text(), re.M)
+    assert "SLUICE_MODEL_PROVIDER=scripted" in (prepared / ".env").read_text(), "what stood there is kept"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_who_reads_secrets_or_folders_of_this_host_runs_as_their_owner(name: str, prepared: Path) -> None:
+    service = SERVICES[name]
+    own = [source for source, _ in mounts_of(service) if source.startswith(".")]
+    for source in own:
+        made = source.startswith("./deploy/compose/secrets") or source.startswith("./deploy/compose/data")
+        assert (prepared / source if made else ROOT / source).exists(), f"{source} is made by nobody"
+    if name in AS_ROOT_FIRST:
+        assert "user" not in service
+        files = [prepared / source for source in own]
+        assert all(file.is_file() and file.stat().st_mode & 0o444 == 0o444 for file in files), "read by another user"
+    elif service.get("secrets") or own or name in SETTINGS:
+        assert service["user"].startswith("${SLUICE_UID")
+    assert set(secrets_of(service).values()) <= COMPOSE["secrets"].keys()
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_named_volume_lies_where_the_image_lets_every_user_write(name: str) -> None:
+    service = SERVICES[name]
+    for source, target in mounts_of(service):
+        if source.startswith("."):
+            continue
+        assert source in COMPOSE["volumes"]
+        if "build" in service:
+            dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+            assert f"install -d -m 1777 {target}\n" in dockerfile, f"{name}: {target} would belong to root"
+
+
+@pytest.mark.covers("D1")
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None:
+    service, settings = SERVICES[name], SETTINGS[name]
+    given = {key: interpolated(value) for key, value in service["environment"].items()}
+    known = {f"{PREFIX}{field.upper()}" for field in settings.model_fields}
+    assert set(given) <= known
+    found = settings(**{key.removeprefix(PREFIX).lower(): value for key, value in given.items() if value})  # type: ignore[arg-type]
+    assert (found.http_host, found.http_port) == ("0.0.0.0", 8080)
+    for key, value in given.items():
+        if key.endswith("_FILE"):
+            assert value.removeprefix("/run/secrets/") in secrets_of(service), f"{key}: {value} is no secret of {name}"
+        if key.endswith("_DIRECTORY"):
+            assert value in [target for _, target in mounts_of(service)], f"{key}: nothing is mounted at {value}"
+    assert int(service["stop_grace_period"].removesuffix("s")) > STOP_MAX_S
+
+
+def test_artifacts_and_workspaces_have_a_place_that_lasts() -> None:
+    for name in ("agent-runner", "api"):
+        settings = SETTINGS[name].model_fields
+        folder = urlsplit(str(settings["artifacts_url"].default)).path
+        assert ("./deploy/compose/data/artifacts", folder) in mounts_of(SERVICES[name])
+    workspaces = Path(RunnerSettings.model_fields["workspaces_directory"].default)
+    # In the volume, not the volume itself: the runner makes it 0700, and only an owner may do that.
+    assert str(workspaces.parent) in [
+        target for source, target in mounts_of(SERVICES["agent-runner"]) if source[0] != "."
+    ]
+
+
+def test_the_api_asks_clickhouse_as_a_user_who_may_only_read(prepared: Path) -> None:
+    environment = SERVICES["api"]["environment"]
+    api = ApiSettings(kafka_bootstrap_servers="h:1", sql_url=environment["SLUICE_SQL_URL"]).sql_address()
+    store = urlsplit(SERVICES["store"]["environment"]["SLUICE_CLICKHOUSE_URL"])
+    assert (api.host, api.port, api.database) == (store.hostname, store.port, store.path.strip("/"))
+    assert api.host in SERVICES
+    assert SERVICES[api.host]["environment"]["CLICKHOUSE_DB"] == api.database
+    users = ElementTree.parse(prepared / "deploy" / "compose" / "secrets" / "clickhouse_users.xml")
+    reader, writer = users.find(f"users/{api.user}"), users.find(f"users/{store.username}")
+    assert reader is not None
+    assert writer is not None
+    assert users.findtext(f"profiles/{reader.findtext('profile')}/readonly") == "1"
+    assert {grant.text for grant in reader.iterfind("grants/query")} == {
+        f"GRANT SELECT, SHOW ON {api.database}.*", "GRANT SELECT ON system.settings",
+    }  # fmt: skip
+    secrets = prepared / "deploy" / "compose" / "secrets"
+    for user, file in ((reader, "clickhouse_reader_password"), (writer, "clickhouse_password")):
+        password = (secrets / file).read_text().strip()
+        assert len(password) > 20
+        assert user.findtext("password_sha256_hex") == sha256(password.encode()).hexdigest()
+
+
+def test_kafka_has_an_address_for_the_services_and_one_for_this_host(prepared: Path) -> None:
+    secrets = prepared / "deploy" / "compose" / "secrets"
+    lines = (secrets / "kafka" / "server.properties").read_text().splitlines()
+    properties = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    advertised = dict(one.split("://") for one in properties["advertised.listeners"].split(","))
+    inside = {str(one) for one in Principal} | {"admin"}
+    assert inside == {path.stem for path in secrets.glob("*.json")}
+    assert len((secrets / "kafka" / "users").read_text().splitlines()) == len(inside)
+    for path in [*secrets.glob("*.json"), *(secrets / "host").glob("*.json")]:
+        connection = KafkaConnection.from_file(path)
+        listener = "HOST" if path.parent.name == "host" else "CLIENT"
+        assert connection.bootstrap_servers == advertised[listener]
+        assert connection.username == path.stem
+        assert f"name={connection.username},password={connection.password}]" in (secrets / "kafka/users").read_text()
+    assert f"127.0.0.1:{advertised['HOST'].rpartition(':')[2]}" in SERVICES["kafka"]["ports"][0]
+
+
+def test_nothing_listens_but_on_loopback() -> None:
+    ports = {name: service.get("ports", []) for name, service in SERVICES.items()}
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+    assert {name for name, published in ports.items() if published} == {"kafka", "clickhouse", "api"}
+
+
+def test_the_command_on_this_host_is_told_where_everything_is(prepared: Path) -> None:
+    script = prepared / "deploy" / "compose" / "data" / "client.env"
+    program = 'set -u; . "$0"; env -0'
+    shown = subprocess.run(["/bin/sh", "-c", program, script], check=True, capture_output=True, text=True, env={})
+    told = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
+    assert Path(told["SLUICE_SQL_PASSWORD_FILE"]).is_file()
+    assert (Path(told["SLUICE_CREDENTIALS_DIRECTORY"]) / "dlq-operator.json").is_file()
+    assert Path(unquote(urlsplit(told["SLUICE_ARTIFACTS_URL"]).path)).is_dir()
+    assert told["SLUICE_MODEL_PROVIDER"] == "scripted"
+    published = [port.removesuffix(":8080") for port in SERVICES["api"]["ports"]]
+    assert told["SLUICE_URL"].removeprefix("http://") in published
+
+
+def test_what_is_built_and_the_secrets_stay_apart() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [line for line in ignored if not line.startswith("#")] == ["*", "!libs", "!services", "**/__pycache__"]
+    for service in SERVICES.values():
+        if "build" in service:
+            assert service["build"]["context"] == "."
+            copied = re.findall(r"^COPY (?!--from)(\S+)", (ROOT / service["build"]["dockerfile"]).read_text(), re.M)
+            assert copied
+            assert all((ROOT / path).exists() and path.startswith(("libs", "services")) for path in copied)

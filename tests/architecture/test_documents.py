@@ -1,0 +1,129 @@
+"""What the documents copy from the code is current, and stays readable."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from sluice_agent_runner.adapters.directory import LISTED_MAX_COUNT
+from sluice_agent_runner.adapters.scenarios import read_scenario
+from sluice_agent_runner.domain.tools import CATALOGUE as TOOLS
+from sluice_agent_runner.settings import RunnerSettings
+from sluice_client.plan_files import read_plan
+from sluice_contracts.messages.plan import Budget, Limits, Plan, TaskSpec
+from sluice_observability.settings import ApiSettings, StoreSettings
+from sluice_runtime.metrics import CATALOGUE as METRICS
+from sluice_runtime.metrics import Counter, Gauge
+from sluice_runtime.role import Role, RoleLimits
+from sluice_runtime.roles import read_role
+from sluice_runtime.settings import ServiceSettings, settings_table
+from sluice_spawner.settings import SpawnerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md")])
+LINE_MAX_CHARACTERS = 130
+COMMON = settings_table(ServiceSettings)
+
+
+def own_table(settings: type[ServiceSettings]) -> str:
+    """Without what every service can be told."""
+    head, rule, *rows = settings_table(settings).splitlines(keepends=True)
+    return "".join([head, rule, *(row for row in rows if row not in COMMON)])
+
+
+TABLES: dict[str, list[str]] = {
+    "agent-runner": [settings_table(RunnerSettings)],
+    "observability": [COMMON, own_table(StoreSettings), own_table(ApiSettings)],
+    "spawner": [settings_table(SpawnerSettings)],
+}
+
+
+def test_every_service_has_its_settings_here() -> None:
+    assert set(TABLES) == {path.parent.name for path in (ROOT / "services").glob("*/pyproject.toml")}
+
+
+@pytest.mark.parametrize("service", sorted(TABLES))
+def test_a_readme_s_tables_of_settings_are_current(service: str) -> None:
+    readme = (ROOT / "services" / service / "README.md").read_text() + "\n"
+    for table in TABLES[service]:
+        assert f"\n{table}\n" in readme, f"services/{service}/README.md lacks this table:\n{table}"
+
+
+def metrics_table() -> str:
+    """The catalogue of metrics as `docs/operations.md` has it."""
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for metric in METRICS:
+        kind = "counter" if isinstance(metric, Counter) else "gauge" if isinstance(metric, Gauge) else "histogram"
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+        rows.append(f"| `{metric.name}` | {kind} | {labels} | {metric.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_catalogue_of_metrics_is_current() -> None:
+    assert metrics_table() in (ROOT / "docs" / "operations.md").read_text(), f"it lacks:\n{metrics_table()}"
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_every_tool_is_described_with_its_arguments(name: str) -> None:
+    text = (ROOT / "docs" / "scenarios.md").read_text()
+    section = re.search(rf"^### `{name}`\n(.*?)(?=^##|\Z)", text, re.M | re.S)
+    assert section is not None
+    missing = [field for field in TOOLS[name].schema()["properties"] if f"`{field}`" not in section[1]]
+    assert not missing
+
+
+def test_the_page_on_plans_shows_the_plan_that_is_tried() -> None:
+    plan = ROOT / "examples" / "plans" / "cache" / "plan.yaml"
+    read = read_plan(plan)
+    assert f"```yaml\n{plan.read_text()}```\n" in (ROOT / "docs" / "plans.md").read_text()
+    assert read.scenario is not None
+    scenario = read_scenario(read.scenario)
+    assert all(scenario.script(task["role"], task["id"]) for task in read.plan["tasks"])
+
+
+def fields(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("plans.md", fields(Plan) | fields(TaskSpec) | fields(Limits) | fields(Budget)),
+        ("roles.md", fields(Role) | {f"limits.{name}" for name in fields(RoleLimits)} - {"limits"}),
+    ],
+)
+def test_every_field_is_described(page: str, names: set[str]) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    missing = [name for name in names - {"limits"} if not re.search(rf"[`{{ ]{re.escape(name)}[`,}}]", text)]
+    assert not missing
+
+
+def test_the_role_on_its_page_is_one(tmp_path: Path) -> None:
+    example = re.search(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "roles.md").read_text(), re.M | re.S)
+    assert example is not None
+    (tmp_path / "reviewer.yaml").write_text(example[1])
+    assert read_role(tmp_path / "reviewer.yaml").queue == "review"
+
+
+def test_what_a_listing_walks_is_told() -> None:
+    assert f"{LISTED_MAX_COUNT:,}" in (ROOT / "docs" / "scenarios.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_s_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_s_lines_are_not_too_long(page: Path) -> None:
+    """Rows of tables can't be broken."""
+    long = [
+        f"{number}: {line[:60]}…"
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if len(line) > LINE_MAX_CHARACTERS and not line.startswith("|")
+    ]
+    assert not long
