@@ -34,6 +34,10 @@ class SpawnerSettings(ServiceSettings):
         default=_DEFAULTS.spawn_attempts_max, ge=1, description="Untaken attempts in a row."
     )
     lost_attempts_max: int = Field(default=_DEFAULTS.lost_attempts_max, ge=1, description="Lost attempts of one agent.")
+    max_agents: int = Field(
+        default=_DEFAULTS.installation_agents_max, ge=1, le=100_000,
+        description="Agents that live at once in the installation; the same for all instances.",
+    )  # fmt: skip
     finished_retention_s: int = Field(
         default=_DEFAULTS.finished_retention_s, ge=60, description="How long a finished pipeline is known."
     )
@@ -49,5 +53,6 @@ class SpawnerSettings(ServiceSettings):
             spawn_timeout_s=self.spawn_timeout_s,
             spawn_attempts_max=self.spawn_attempts_max,
             lost_attempts_max=self.lost_attempts_max,
+            installation_agents_max=self.max_agents,
             finished_retention_s=self.finished_retention_s,
         )
