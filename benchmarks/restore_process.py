@@ -23,6 +23,7 @@ from aiokafka import TopicPartition as KafkaPartition
 
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, OutgoingRecord, Record
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentRun, AgentTurnFinished
 from sluice_contracts.messages.base import ArtifactRef, Body, Message, Usage
 from sluice_contracts.messages.pipeline import PipelineSpawn
@@ -64,7 +65,9 @@ def template() -> tuple[str, str, dict[str, bytes]]:
 
     task = TaskSpec(id="t0", objective="Find what changed before the first error.", role="researcher", timeout_s=86_400)
     spawned = decide(PipelineSpawn(plan=Plan(objective="Find the cause.", tasks=(task,))))
-    agent_id = next(one.event.data.agent_id for one in spawned.outputs if isinstance(one.event.data, AgentRun))
+    asked = next(one.event.data for one in spawned.outputs if isinstance(one.event.data, AdmissionRequested))
+    started = decide(AdmissionGranted(slots=asked.slots, number=asked.number))
+    agent_id = next(one.event.data.agent_id for one in started.outputs if isinstance(one.event.data, AgentRun))
     attempt: dict[str, Any] = {"agent_id": agent_id, "attempt": 1, "runner_id": "runner-0"}
     decide(AgentAttemptStarted(**attempt))
     decide(AgentTurnFinished(

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from sluice_contracts.codec import decode
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import AgentRun, AgentTurnFinished
 from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineResult, TaskSucceeded
 
-EVENTS = "pipeline.events"
+EVENTS, ADMISSION = "pipeline.events", "admission"
 
 
 class History:
@@ -28,7 +29,7 @@ class History:
     def __init__(self, records: Mapping[str, Sequence[Record]], queue: str) -> None:
         self._records = records
         self.tasks, self.inbox, self.said = f"agent.tasks.{queue}", f"agent.inbox.{queue}", f"agent.events.{queue}"
-        self.decided = [EVENTS, self.tasks, self.inbox]
+        self.decided = [EVENTS, self.tasks, self.inbox, ADMISSION]
         self._events: dict[str, list[CloudEvent[Message]]] = {}
 
     def records(self, topic: str) -> Sequence[Record]:
@@ -73,7 +74,7 @@ def each_id_has_one_content(history: History, spawned: set[str]) -> None:
 
 def sequences_have_each_event_once_in_order(history: History, spawned: set[str]) -> None:
     """Dropping what is not greater than the last sequence leaves every event, each once, in its order."""
-    for topic in history.decided:
+    for topic in (EVENTS, history.tasks, history.inbox):
         last: dict[str, int] = defaultdict(int)
         kept: set[str] = set()
         for event in history.events(topic):
@@ -113,8 +114,25 @@ def no_finished_turn_is_run_again(history: History, spawned: set[str]) -> None:
 
 
 def nothing_was_refused_as_invalid(history: History, spawned: set[str]) -> None:
-    for topic in ("pipeline.commands", history.said, history.tasks, history.inbox):
+    for topic in ("pipeline.commands", ADMISSION, history.said, history.tasks, history.inbox):
         assert not history.records(f"dlq.{topic}")
+
+
+def requests_are_numbered_and_give_all_back(history: History, spawned: set[str]) -> None:
+    """A number asks for one thing, or gives back what came late; grants answer requests; the last gives all back."""
+    wanted: dict[str, dict[int, int]] = defaultdict(lambda: {0: 0})
+    for event in history.events(ADMISSION):
+        if isinstance(event.data, AdmissionRequested):
+            request = event.data
+            assert event.sequence is None
+            known = wanted[request.pipeline_id].get(request.number, 0)
+            assert 0 in (known, request.slots) or known == request.slots, event
+            wanted[request.pipeline_id][request.number] = max(known, request.slots)
+    for event in history.events(ADMISSION):
+        if isinstance(event.data, AdmissionGranted):
+            assert event.data.slots <= wanted[event.subject].get(event.data.number, 0), f"nobody asked for {event}"
+    kept = {pipeline: slots[max(slots)] for pipeline, slots in wanted.items() if slots[max(slots)] > 0}
+    assert not {one for one in kept if one in history.ended}, f"not given back: {kept}"
 
 
 CHECKS: list[Callable[[History, set[str]], None]] = [
@@ -122,6 +140,7 @@ CHECKS: list[Callable[[History, set[str]], None]] = [
     sequences_have_each_event_once_in_order,
     every_spawned_pipeline_has_one_terminal_event,
     no_finished_turn_is_run_again,
+    requests_are_numbered_and_give_all_back,
     nothing_was_refused_as_invalid,
 ]
 

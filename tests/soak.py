@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tests.faults.test_kills import kill_at_random
 from tests.faults.verifying import SETTINGS, verify
-from tests.history import check
 from tests.installation import Installation
 from tests.simulation.world import World
 
@@ -44,7 +43,7 @@ def simulate(first: int) -> list[str]:
         world = World(seed)
         try:
             world.run()
-            check(world.history(), world.spawned)
+            world.check()
         except Exception as error:
             failed.append(f"seed {seed}: {type(error).__name__}: {error}")
     return failed

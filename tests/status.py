@@ -40,7 +40,6 @@ IN_PART = {
     "P9": "a task's own budget; no tree of budgets",
     "P10": "questions with options, deadline and default; no approvals, escalation, notification",
     "P12": "resume; no forks",
-    "P13": "at once per installation: as many as its runners have places",
     "W1": "roles as files; the teams' roles are not shipped",
     "W3": "scripted, and OpenAI-compatible against a local endpoint; never tried with a live model; no fallback models",
     "W4": "list, read, search, write an artifact, ask a person, finish",

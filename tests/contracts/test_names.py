@@ -71,7 +71,7 @@ def _numbers(part: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("row", topics.TOPICS, ids=[row.name for row in topics.TOPICS])
 def test_a_topic_is_lawful(row: topics.Topic) -> None:
-    assert re.fullmatch(r"[a-z]+\.[a-z]+(\.<q>)?", row.name)
+    assert re.fullmatch(r"[a-z]+(\.[a-z]+)?(\.<q>)?", row.name)
     assert (row.cleanup == "compact") == (row.name.endswith(".state"))
     assert bool(row.messages) == (row.refused_by is not None), "whoever reads messages refuses the invalid ones"
     assert row.refused_by is None or row.refused_by in row.readers

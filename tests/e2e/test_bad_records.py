@@ -15,7 +15,9 @@ import pytest
 from sluice_contracts import codec, limits, topics
 from sluice_contracts.envelope import CloudEvent, Headers, OutgoingRecord
 from sluice_contracts.errors import Refusal
+from sluice_contracts.ids import INSTALLATION_ID as INSTALLATION
 from sluice_contracts.messages import Message
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import (
     AgentAttemptStarted,
     AgentRun,
@@ -37,6 +39,7 @@ from tests.installation import PREFIX, QUEUE, Installation
 from tests.kafka import write_unreadable
 
 PARTITIONS = 8
+ADMISSION = "admission"
 WORK = """
 agents:
   - turns:
@@ -88,6 +91,8 @@ def elsewhere(good: OutgoingRecord) -> OutgoingRecord:
     value = json.loads(good.value or b"{}")
     value |= {"agent_id": key} if "agent_id" in value else {}
     changed = replace(good, key=key.encode(), value=json.dumps(value).encode())
+    if good.topic == ADMISSION:  # a request has one key only; its body is a grant's as well
+        changed = headed(ce_type=AdmissionGranted.type.encode(), ce_dataschema=None)(changed)
     return headed(ce_subject=key.encode())(changed)
 
 
@@ -127,11 +132,12 @@ BROKEN: dict[str, tuple[Refusal, Break]] = {
 ONE_PARTITION = "runner.heartbeats"
 CONSUMED = (
     "pipeline.commands", f"agent.events.{QUEUE}", f"agent.tasks.{QUEUE}", f"agent.inbox.{QUEUE}", "runner.heartbeats",
-    "pipeline.events",
+    "pipeline.events", ADMISSION,
 )  # fmt: skip
 FORGED = {
     "pipeline.commands": b"spawner", f"agent.events.{QUEUE}": b"spawner/1", f"agent.tasks.{QUEUE}": b"agent-runner/x",
     f"agent.inbox.{QUEUE}": b"observability", "runner.heartbeats": b"spawner", "pipeline.events": b"agent-runner/x",
+    ADMISSION: b"agent-runner/x",
 }  # fmt: skip
 UNLAWFUL = dict.fromkeys(CONSUMED, b"pipeline.tick") | {"pipeline.commands": b"pipeline.spawned"}
 
@@ -269,6 +275,15 @@ def _good(installation: Installation, topic: str, pipeline: str, agent: str, mod
 
         def handled() -> Any:
             return stopped not in _running(installation)
+
+    elif topic == ADMISSION:
+        # For a pipeline that nobody knows: what it is granted comes back.
+        nobody = str(uuid.uuid4())
+        made, subject, key = AdmissionRequested(pipeline_id=nobody, slots=1, number=1), INSTALLATION, INSTALLATION
+        asking = nobody
+
+        def handled() -> Any:
+            return installation.events(asking, AdmissionGranted, ADMISSION)
 
     elif topic == "runner.heartbeats":
         subject = key = f"nobody-{identity[:8]}"

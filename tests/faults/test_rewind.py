@@ -18,7 +18,7 @@ from tests.faults.verifying import WORK, verify
 from tests.installation import PREFIX, Installation
 
 GROUPS = {
-    "spawner": ("pipeline.commands", "agent.events.default"),
+    "spawner": ("pipeline.commands", "admission", "agent.events.default"),
     "agent-runner": ("agent.tasks.default", "agent.inbox.default"),
 }
 PARTITIONS = 8

@@ -15,16 +15,19 @@ from sluice_contracts.messages import Message
 from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCancel, PipelineSpawn, QuestionAsked
 from sluice_contracts.messages.plan import Dependency, Plan, TaskSpec
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.memory import MemoryLog
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.handlers import SpawnerDecider
 from tests.doubles import ManualClock
-from tests.history import History
+from tests.history import History, check
 from tests.simulation.runners import QUEUE, ROLE, RunnerInstance, Shared
+from tests.simulation.slots import RememberingLog, check_slots
 from tests.simulation.spawners import SpawnerInstance
 
 PARTITIONS = 2
-INPUTS = ["pipeline.commands", f"agent.events.{QUEUE}"]
+FEW_AGENTS = 3
+"""That may live at once where the seed is odd: less than two pipelines want."""
+
+INPUTS = ["pipeline.commands", "admission", f"agent.events.{QUEUE}"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class World:
         self.random = random.Random(seed)
         self.clock = ManualClock()
         names = {one.name: one.partitions for one in topics.concrete_topics(queues=[QUEUE], partitions=PARTITIONS)}
-        self.log = MemoryLog(names, self.clock)
+        self.log = RememberingLog(names, self.clock)
+        self.agents_max = FEW_AGENTS if seed % 2 else SpawnerPolicy().installation_agents_max
         self._topics = [name for name in names if name not in ("pipeline.journal", "pipeline.state")]
         self.shared = Shared()
         self.faults = faults or Faults()
@@ -66,7 +70,8 @@ class World:
         return f"{stem}-{self._made}"
 
     def _new_spawner(self) -> None:
-        decider = SpawnerDecider(SpawnerPolicy(), RoleCatalogue(queue_of={ROLE.name: QUEUE}, queues=frozenset({QUEUE})))
+        policy = SpawnerPolicy(installation_agents_max=self.agents_max)
+        decider = SpawnerDecider(policy, RoleCatalogue(queue_of={ROLE.name: QUEUE}, queues=frozenset({QUEUE})))
         instance = SpawnerInstance(self._name("spawner"), self.log, self.clock, self.random, decider, INPUTS)
         self.spawners.append(instance)
         self._rebalance()
@@ -213,6 +218,11 @@ class World:
 
     def all_ended(self) -> bool:
         return self.spawned <= set(self.history().ended)
+
+    def check(self) -> None:
+        """All laws of what stands on the topics, and of the slots at every moment."""
+        check(self.history(), self.spawned)
+        check_slots(self.log.journal, self.agents_max)
 
     def history(self) -> History:
         """All that stands on the topics."""

@@ -110,7 +110,8 @@ def test_a_stop_ends_what_runs_what_waits_and_what_comes_late() -> None:
         assert await world.held() == {}
         await world.task("z", 3)
         await world.task("b", 2)
-        await world.models.until_asked("z", "b")
+        await until(lambda: len(world.models.requests) == 4)  # the first two, and then the newer ones
+        await world.log.until("agent.attempt_started", 5)
         assert sorted(world.started()) == [("a", 1), ("b", 1), ("b", 2), ("c", 1), ("z", 3)]
         assert "agent.failed" not in world.log.types()
         # A stop of an older attempt changes nothing.

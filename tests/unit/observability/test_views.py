@@ -17,6 +17,7 @@ from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.errors import Refusal
 from sluice_contracts.messages import Message as ContractMessage
 from sluice_contracts.messages import pipeline
+from sluice_contracts.messages.admission import AdmissionRequested
 from sluice_contracts.messages.base import Problem
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
@@ -173,7 +174,9 @@ def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Pat
     lately = Teller("p1", start_ms=now_ms)
     failed = Teller("p2", start_ms=now_ms)
     command = lately.command(pipeline.PipelineSpawn(plan=plan()))
-    stored(engine, [command, *spawning(lately), turn(lately, 1), *spawning(failed), *failing(failed)], dead())
+    asked = Teller("installation", start_ms=now_ms).command(AdmissionRequested(pipeline_id="p3", slots=2, number=1))
+    told = [command, *spawning(lately), turn(lately, 1), *spawning(failed), *failing(failed), asked]
+    stored(engine, told, dead())
     parameters = {"pipeline": "p1"} if "{pipeline:String}" in query else {}
     answer = EmbeddedReadOnly(engine_directory).query(
         query, default_format="JSONEachRow", parameters=parameters, database=None

@@ -20,7 +20,7 @@ from sluice_contracts.messages.pipeline import (
     TaskAssigned,
     TaskSucceeded,
 )
-from sluice_spawner.domain.policy import RoleCatalogue
+from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from tests.unit.spawner.world import PIPELINE, START_MS, World, plan, reference, types
 
 
@@ -129,9 +129,9 @@ def test_only_what_is_finished_remains_and_that_not_for_ever() -> None:
     world.spawn(plan("a", "b: a"))
     world.run("a")
     world.run("b")
-    assert sorted(world.state) == [f"{PIPELINE}/finished", f"{PIPELINE}/timer/retention"]
+    assert sorted(world.kept()) == [f"{PIPELINE}/finished", f"{PIPELINE}/timer/retention"]
     world.wait(world.policy.finished_retention_s)
-    assert world.state == {}
+    assert world.kept() == {}
 
 
 @pytest.mark.covers("P3")
@@ -199,7 +199,7 @@ def test_at_most_max_agents_live_at_once_first_come_first_served() -> None:
 
 @pytest.mark.covers("P13")
 def test_a_wide_plan_is_handed_out_in_decisions_of_bounded_size() -> None:
-    world = World()
+    world = World(SpawnerPolicy(installation_agents_max=100))
     names = [f"t{number}" for number in range(100)]
     said = world.spawn(plan(*names, limits={"max_agents": 1_000}))
     assert sum(isinstance(message, AgentRun) for message in said) == 16

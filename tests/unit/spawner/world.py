@@ -12,9 +12,11 @@ from itertools import count
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from sluice_contracts import codec, ids
 from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import (
     AgentAttemptStarted,
     AgentFailed,
@@ -36,13 +38,14 @@ from sluice_contracts.messages.pipeline import (
 from sluice_contracts.messages.plan import Plan
 from sluice_runtime.deciding import Decision, Entity, LeaseExpired, Output, Timer, TimerDue
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
-from sluice_spawner.domain.state import AgentEntity
+from sluice_spawner.domain.state import AgentEntity, PoolEntity, RefusalsEntity
 from sluice_spawner.handlers import SpawnerDecider
 
 M = TypeVar("M", bound=Message)
 
 USAGE = Usage(input_tokens=10, output_tokens=2, cost_usd=0.5)
 PIPELINE = "p-1"
+POOL = "installation/pool"
 TENANT = "acme"
 START_MS = 1_800_000_000_000
 ROLES = RoleCatalogue(
@@ -77,9 +80,14 @@ def _task(task: str | dict[str, Any]) -> dict[str, Any]:
 class World:
     """Runs the decider and keeps what it said.
 
+    What pipelines and the arbiter of the slots say to each other is heard at once, as if the partition read it before
+    anything else; it stands apart from what is said to others, who need not know of it.
+
     Attributes:
         state: The partition's.
-        said: Every output, in order.
+        said: Every output but those of admission, in order.
+        admission: Every output of admission, in order.
+        elsewhere: Pipelines of other partitions: what is granted to them is not heard here.
         heard: Every input with its decision, in order.
         now_ms: Virtual time.
     """
@@ -89,6 +97,8 @@ class World:
         self.decider = SpawnerDecider(self.policy, roles)
         self.state: dict[str, Entity] = {}
         self.said: list[Output] = []
+        self.admission: list[Output] = []
+        self.elsewhere: set[str] = set()
         self.heard: list[tuple[CloudEvent[Message], int, Decision]] = []
         self.now_ms = START_MS
         self._ids = count(1)
@@ -120,11 +130,18 @@ class World:
             else:
                 self.state[key] = self._entities.decode(msgspec.msgpack.encode(entity))
                 assert self.state[key] == entity
+        self.heard.append((event, self.now_ms, decision))
+        said: list[Message] = []
         for output in decision.outputs:
             self._check(output)
-        self.said.extend(decision.outputs)
-        self.heard.append((event, self.now_ms, decision))
-        return [output.event.data for output in decision.outputs]
+            if output.topic != "admission":
+                self.said.append(output)
+                said.append(output.event.data)
+        for output in decision.outputs:
+            if output.topic == "admission":
+                self.admission.append(output)
+                said += [] if output.event.subject in self.elsewhere else self.hear(output.event)
+        return said
 
     def _check(self, output: Output) -> None:
         record = codec.encode(output.event, topic=output.topic, key=output.key)
@@ -211,6 +228,19 @@ class World:
         self.turn(task_id, self.agent(task_id).turn + 1)
         return self.succeed(task_id, summary)
 
+    # Slots
+
+    @property
+    def pool(self) -> PoolEntity:
+        entity = self.state.get(POOL, PoolEntity())
+        assert isinstance(entity, PoolEntity)
+        return entity
+
+    def kept(self) -> dict[str, Entity]:
+        """The state without what is there for ever: the slots of all, of which nobody has any and nobody waits."""
+        assert self.pool == PoolEntity(grants=self.pool.grants, looks=self.pool.looks)
+        return {key: entity for key, entity in self.state.items() if key != POOL}
+
     # Time
 
     def timers(self) -> list[Timer]:
@@ -267,3 +297,15 @@ def turn_of(who: Mapping[str, Any], number: int, text: str = "", usage: Usage = 
         finish_reason="stop", usage=usage, model_ms=1,
         prompt=Body(text="p"), response=Body(text="r"),
     )  # fmt: skip
+
+
+def known(world: World, event: CloudEvent[Message]) -> dict[str, Entity]:
+    """The state, as far as an input that comes again must leave it as it is.
+
+    Of a claim that is gone nothing is known: a request of it is granted again, and that is given back. What remains is
+    that grants were counted and that the one that came back is remembered.
+    """
+    if not isinstance(event.data, AdmissionRequested | AdmissionGranted):
+        return dict(world.state)
+    kept = {key: entity for key, entity in world.state.items() if not isinstance(entity, RefusalsEntity)}
+    return {**kept, POOL: replace(world.pool, grants=0, looks=0)}

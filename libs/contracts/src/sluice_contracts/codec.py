@@ -278,6 +278,10 @@ def _check_key(record: Record, row: topics.Topic | None, subject: str, data: Mes
     if not key or key != expected:
         of = "agent_id" if row is not None and row.key == "agent_id" else "subject"
         raise InvalidRecord(Refusal.BAD_KEY, f"the key is {key!r}; it must be the {of}, {expected!r}")
+    if data.only_subject is not None and subject != data.only_subject:
+        raise InvalidRecord(
+            Refusal.BAD_KEY, f"the subject of {data.type} is {subject[:200]!r}; it must be {data.only_subject!r}"
+        )
     if not _IDENTIFIER.match(subject):
         raise InvalidRecord(Refusal.BAD_KEY, f"subject {subject[:200]!r} is not an identifier: {_IDENTIFIER.pattern}")
 

@@ -14,6 +14,7 @@ from sluice_contracts import topics
 from sluice_contracts.codec import SPEC_VERSION, schema_id
 from sluice_contracts.dead_letters import RECORD_REFUSED
 from sluice_contracts.errors import Refusal
+from sluice_contracts.ids import INSTALLATION_ID
 from sluice_contracts.limits import ATTRIBUTE_MAX_CHARACTERS
 from sluice_contracts.messages import Message
 
@@ -26,6 +27,7 @@ _QUEUE = "{queue}"
 _KEYS = {
     "pipeline_id": "The pipeline's id: the attribute subject.",
     "pipeline_id/entity": "The pipeline's id, a slash, and the entity's name.",
+    "pipeline_id/installation": f"The attribute subject: the pipeline's id, or {INSTALLATION_ID}.",
     "agent_id": "The agent's id: the member agent_id of the data.",
     "runner_id": "The runner's id: the attribute subject.",
     "partition": "The partition's number.",

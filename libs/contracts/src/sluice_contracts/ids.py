@@ -12,6 +12,10 @@ from hashlib import sha1
 NAMESPACE = uuid.UUID("6f1c5e0a-5a3f-5d0e-9a52-0f4b8f3f6c11")
 """The namespace of all derived identifiers. Changing it would make every stored id foreign; it never changes."""
 
+INSTALLATION_ID = "installation"
+"""The subject of what is said to the installation as a whole. A pipeline of that name is another thing: messages and
+state of both are told apart by their types."""
+
 
 def derived_id(*parts: str | int) -> str:
     """Derives an id from its parts.

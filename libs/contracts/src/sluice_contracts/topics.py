@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sluice_contracts import limits
-from sluice_contracts.messages import Message, agent, pipeline
+from sluice_contracts.messages import Message, admission, agent, pipeline
 
 DAY_MS = 86_400_000
 
@@ -30,7 +30,7 @@ class Principal(StrEnum):
 SERVICES = (Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY)
 """The principals whose names no other producer may give as its source."""
 
-Key = Literal["pipeline_id", "pipeline_id/entity", "agent_id", "runner_id", "partition"]
+Key = Literal["pipeline_id", "pipeline_id/entity", "pipeline_id/installation", "agent_id", "runner_id", "partition"]
 Partitioning = Literal["pipeline", "agent", "single"]
 
 
@@ -128,6 +128,12 @@ AGENT_EVENTS = Topic(
     ),
     doc="What the runners of a queue report and ask.",
 )  # fmt: skip
+ADMISSION = Topic(
+    "admission", "pipeline_id/installation", "pipeline", "delete", 7 * DAY_MS,
+    writers=(_S,), readers=(_S, _O), refused_by=_S,
+    messages=(admission.AdmissionRequested, admission.AdmissionGranted),
+    doc="How many agents each pipeline may have at once, of all that the installation may have.",
+)  # fmt: skip
 RUNNER_HEARTBEATS = Topic(
     "runner.heartbeats", "runner_id", "single", "delete", DAY_MS,
     writers=(_R,), readers=(_S, _O), refused_by=_S, messages=(agent.RunnerHeartbeat,),
@@ -136,7 +142,7 @@ RUNNER_HEARTBEATS = Topic(
 
 TOPICS: tuple[Topic, ...] = (
     PIPELINE_COMMANDS, PIPELINE_EVENTS, PIPELINE_JOURNAL, PIPELINE_STATE,
-    AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, RUNNER_HEARTBEATS,
+    AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, ADMISSION, RUNNER_HEARTBEATS,
 )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class Spawner:
         queue_of = queues_by_role(load_roles(settings.roles_directories))
         decider = SpawnerDecider(settings.policy(), RoleCatalogue(queue_of=queue_of, queues=frozenset(settings.queues)))
         self._leases = LeaseWatch(clock, lease_ms=settings.lease_ms)
-        inputs = [topics.PIPELINE_COMMANDS.name, *(topics.AGENT_EVENTS.for_queue(queue) for queue in settings.queues)]
+        said = [topics.AGENT_EVENTS.for_queue(queue) for queue in settings.queues]
+        inputs = [topics.PIPELINE_COMMANDS.name, topics.ADMISSION.name, *said]
 
         def make_partition(number: int, partition_of: Callable[[bytes], int]) -> Partition:
             return Partition(

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import admission as messages
 from sluice_contracts.messages import agent, pipeline
 from sluice_contracts.messages.base import Message
 from sluice_runtime import deciding
 from sluice_runtime.deciding import Decision, State
-from sluice_spawner.domain import attempts, pipelines, questions
+from sluice_spawner.domain import admission, attempts, pipelines, questions
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.state import ENTITY_TYPE
@@ -22,7 +23,9 @@ class SpawnerDecider:
     """The spawner's decisions (`sluice_runtime.deciding.Decider`).
 
     Guarantee: an input that was decided already gives an empty decision. That is seen by what the state says of
-    attempts, turns, questions and pipelines; of refused inputs the last ones of each pipeline are remembered.
+    attempts, turns, questions and pipelines; of refused inputs the last ones of each pipeline are remembered. One
+    exception: of a pipeline that has given all its slots back the arbiter knows nothing, so a request that comes again
+    after that is granted once more, and what was granted is given back.
 
     Args:
         policy: Settings of the decisions.
@@ -39,7 +42,7 @@ class SpawnerDecider:
         """Decides one input.
 
         Args:
-            state: The partition's; only the pipeline's own entities are read.
+            state: The partition's; only the entities of the message's subject are read.
             event: A message of the topics that the spawner reads, or an input of the processor.
             now_ms: Milliseconds since the Unix epoch.
 
@@ -64,6 +67,8 @@ HANDLERS: dict[type[Message], Handler] = {
     agent.AgentSucceeded: attempts.succeeded,
     agent.AgentFailed: attempts.failed,
     agent.AgentInputRequested: questions.input_requested,
+    messages.AdmissionRequested: admission.requested,
+    messages.AdmissionGranted: admission.granted,
     deciding.LeaseExpired: attempts.lease_expired,
     deciding.TimerDue: pipelines.timer_due,
 }

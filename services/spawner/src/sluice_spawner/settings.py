@@ -40,6 +40,10 @@ class SpawnerSettings(ServiceSettings):
     questions_per_pipeline_max: int = Field(
         default=_DEFAULTS.questions_per_pipeline_max, ge=0, description="Questions of one pipeline over its life."
     )
+    max_agents: int = Field(
+        default=_DEFAULTS.installation_agents_max, ge=1, le=100_000,
+        description="Agents that live at once in the installation; the same for all instances.",
+    )  # fmt: skip
     finished_retention_s: int = Field(
         default=_DEFAULTS.finished_retention_s,
         ge=60,
@@ -59,5 +63,6 @@ class SpawnerSettings(ServiceSettings):
             spawn_attempts_max=self.spawn_attempts_max,
             lost_attempts_max=self.lost_attempts_max,
             questions_per_pipeline_max=self.questions_per_pipeline_max,
+            installation_agents_max=self.max_agents,
             finished_retention_s=self.finished_retention_s,
         )

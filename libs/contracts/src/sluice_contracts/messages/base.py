@@ -35,10 +35,15 @@ class Value(BaseModel):
 
 
 class Message(Value):
-    """What one record's value holds. A subclass names its `type`; a breaking change makes a new `version`."""
+    """What one record's value holds. A subclass names its `type`; a breaking change makes a new `version`.
+
+    Attributes:
+        only_subject: The one subject that the message may have; None where it is whatever the message is about.
+    """
 
     type: ClassVar[str]
     version: ClassVar[int] = 1
+    only_subject: ClassVar[str | None] = None
 
 
 _REGISTRY: dict[tuple[str, int], type[Message]] = {}

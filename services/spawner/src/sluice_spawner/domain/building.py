@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from sluice_contracts import topics
+from sluice_contracts import ids, topics
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
 from sluice_contracts.messages.base import Message, Problem
 from sluice_contracts.messages.pipeline import PipelineRefused, PipelineSpawned
 from sluice_runtime.deciding import Decision, Output, State
 from sluice_runtime.tracing import child_of, root
 from sluice_spawner.domain.evolving import evolve
-from sluice_spawner.domain.facts import Fact, InputRefused
+from sluice_spawner.domain.facts import Fact, InputRefused, SlotsGranted
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.view import View
 
 SOURCE = "spawner"
 """Not the instance: after a crash another one says the same again, and it must be the same."""
+
+Context = tuple[str, int | None, str | None]
+"""Tenant, sequence and trace of an event."""
 
 
 class DecisionBuilder:
@@ -27,7 +31,7 @@ class DecisionBuilder:
     Attributes:
         view: The state with this decision's changes.
         cause: The input.
-        pipeline_id: Of the pipeline that is decided about.
+        pipeline_id: Of the pipeline that is decided about; the installation's id, where its slots are.
         now_ms: The time of the decision.
         facts: In their order, for those who replay them.
     """
@@ -60,6 +64,25 @@ class DecisionBuilder:
         """Emits a message to a running agent."""
         self._emit(topics.AGENT_INBOX.for_queue(queue), message.agent_id, message)
 
+    def request(self, message: AdmissionRequested) -> None:
+        """Asks the installation for slots. It has no sequence: that would be the pipeline's, under the key of all."""
+        tenant, _, traceparent = self._pipeline_context()
+        ordinal = len(self._outputs)
+        self._append(topics.ADMISSION.name, ids.INSTALLATION_ID, message, ordinal, (tenant, None, traceparent))
+        self._fold(Fact(message, self.now_ms, self.cause.id, tenant))
+
+    def grant(self, pipeline_id: str, slots: int) -> None:
+        """Gives slots to a pipeline, which need not be the one that asked now.
+
+        The ordinal in its id is a count of all grants: a request that is repeated when its claim is long gone may be
+        answered otherwise than it was. It has no trace, since the cause's may be another pipeline's.
+        """
+        claim = self.view.claim(pipeline_id)
+        message = AdmissionGranted(slots=slots, number=claim.number)
+        ordinal = self.view.pool().grants
+        self._append(topics.ADMISSION.name, pipeline_id, message, ordinal, (claim.tenant, None, None), pipeline_id)
+        self.accept(SlotsGranted(pipeline_id=pipeline_id, slots=slots))
+
     def refuse(self, problem: Problem) -> None:
         """Refuses the command that is being decided; nothing else of it may have been emitted."""
         if not self.refused_before():
@@ -79,15 +102,22 @@ class DecisionBuilder:
         evolve(self.view, fact, self.policy)
 
     def _emit(self, topic: str, key: str, message: Message) -> None:
-        cause = self.cause
-        tenant, sequence, traceparent = self._context(message)
+        context = tenant, sequence, traceparent = self._context(message)
+        self._append(topic, key, message, len(self._outputs), context)
+        self._fold(Fact(message, self.now_ms, self.cause.id, tenant, sequence, traceparent))
+
+    def _append(
+        self, topic: str, key: str, message: Message, ordinal: int, context: Context, pipeline_id: str | None = None
+    ) -> None:
+        cause, pipeline_id = self.cause, pipeline_id or self.pipeline_id
+        tenant, sequence, traceparent = context
         # Other producers' ids are unique per source only, and the careless ones not even across pipelines.
-        event_id = derived_id(cause.source, cause.id, self.pipeline_id, message.type, len(self._outputs))
+        event_id = derived_id(cause.source, cause.id, pipeline_id, message.type, ordinal)
         event: CloudEvent[Message] = CloudEvent(
             id=event_id,
             source=SOURCE,
             tenant=tenant,
-            subject=self.pipeline_id,
+            subject=message.only_subject or pipeline_id,
             time_ms=self.now_ms,
             data=message,
             causation_id=cause.id,
@@ -95,10 +125,9 @@ class DecisionBuilder:
             traceparent=child_of(traceparent, event_id),
         )
         self._outputs.append(Output(topic, key, event))
-        self._fold(Fact(message, self.now_ms, cause.id, tenant, sequence, traceparent))
 
-    def _context(self, message: Message) -> tuple[str, int | None, str | None]:
-        """Tenant, sequence and trace of the next event: the pipeline's, where there is one."""
+    def _context(self, message: Message) -> Context:
+        """The next event's: the pipeline's, where there is one."""
         if isinstance(message, PipelineSpawned):
             return self.cause.tenant, 1, self.cause.traceparent or root(self.cause.id).traceparent
         tenant, sequence, traceparent = self._pipeline_context()
@@ -106,7 +135,7 @@ class DecisionBuilder:
             tenant = self.cause.tenant  # whoever commands hears of it, and nobody else
         return tenant, sequence, traceparent
 
-    def _pipeline_context(self) -> tuple[str, int | None, str | None]:
+    def _pipeline_context(self) -> Context:
         plan, counted = self.view.find_plan(), self.view.find_sequence()
         if plan is not None and counted is not None:
             return plan.tenant, counted.last + 1, self.cause.traceparent or plan.traceparent

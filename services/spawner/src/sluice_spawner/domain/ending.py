@@ -17,6 +17,7 @@ from sluice_contracts.messages.pipeline import (
     TaskCancelled,
     TaskSkipped,
 )
+from sluice_spawner.domain import slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.outcomes import bounded, outcome_of
 from sluice_spawner.domain.policy import REPORT_MAX_BYTES
@@ -77,6 +78,7 @@ def _stop_tasks(builder: DecisionBuilder, reason: str) -> None:
 
 
 def _finish(builder: DecisionBuilder, terminal: type[Any], reason: str, problem: Problem | None) -> None:
+    slots.release(builder)
     pipeline, plan = builder.view.pipeline(), builder.view.plan()
     builder.publish(
         terminal(

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from sluice_contracts import ids
-from sluice_contracts.messages import agent, pipeline
+from sluice_contracts.messages import admission, agent, pipeline
 from sluice_contracts.messages.base import Message, PipelineState
-from sluice_spawner.domain import evolving_agents, facts
+from sluice_spawner.domain import evolving_admission, evolving_agents, facts
 from sluice_spawner.domain.facts import Fact
 from sluice_spawner.domain.planning import nodes_of, spec_json
 from sluice_spawner.domain.policy import REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
@@ -77,7 +77,7 @@ def _spawned(view: View, message: pipeline.PipelineSpawned, fact: Fact, policy: 
         traceparent=fact.traceparent,
     )
     view.put_plan(entity)
-    view.put_pipeline(PipelineEntity(created_at_ms=fact.time_ms, unfinished=len(nodes)))
+    view.put_pipeline(PipelineEntity(created_at_ms=fact.time_ms, unfinished=len(nodes), request_number=fact.time_ms))
     for node, task in zip(nodes, plan.tasks, strict=True):
         incoming = tuple(dict.fromkeys(source for source, _ in node.incoming))
         spec = TaskSpecEntity(
@@ -230,6 +230,7 @@ def _task_ended(view: View, task_id: str, ending: Ending) -> None:
 
 def _enqueue(view: View, task_id: str) -> None:
     entity = view.pipeline()
+    entity = replace(entity, ready=entity.ready + 1)
     if entity.ready_last is None:
         view.put_pipeline(replace(entity, ready_first=task_id, ready_last=task_id))
     else:
@@ -243,7 +244,7 @@ def _dequeue(view: View, task_id: str) -> None:
     if entity.ready_first == task_id:
         task = view.task(task_id)
         last = None if task.next_ready is None else entity.ready_last
-        view.put_pipeline(replace(entity, ready_first=task.next_ready, ready_last=last))
+        view.put_pipeline(replace(entity, ready_first=task.next_ready, ready_last=last, ready=entity.ready - 1))
 
 
 _EVOLUTIONS: dict[type[Message], Evolution] = {
@@ -276,4 +277,9 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.DeadlinePassed: _timer_done,
     facts.InputRefused: _refused,
     facts.RetentionEnded: _forgotten,
+    admission.AdmissionRequested: evolving_admission.requested,
+    admission.AdmissionGranted: evolving_admission.granted,
+    facts.SlotsClaimed: evolving_admission.slots_claimed,
+    facts.SlotsGranted: evolving_admission.slots_granted,
+    facts.LookPlanned: evolving_admission.look_planned,
 }

@@ -10,6 +10,7 @@ from sluice_contracts.messages.base import Message, Problem
 
 ADVANCE_TIMER = "advance"
 RETENTION_TIMER = "retention"
+WAITING_TIMER = "waiting"
 
 
 def spawn_timer(agent_id: str) -> str:
@@ -70,9 +71,33 @@ class RetentionEnded(Message):
     type: ClassVar[str] = "retention.ended"
 
 
+class SlotsClaimed(Message):
+    """A pipeline's request counts: it wants so many slots in all."""
+
+    type: ClassVar[str] = "slots.claimed"
+    pipeline_id: str
+    slots: int
+    number: int
+
+
+class SlotsGranted(Message):
+    """A pipeline has so many slots in all, and is told."""
+
+    type: ClassVar[str] = "slots.granted"
+    pipeline_id: str
+    slots: int
+
+
+class LookPlanned(Message):
+    """Pipelines wait for slots; a timer looks again."""
+
+    type: ClassVar[str] = "look.planned"
+    due_at_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that has happened to one pipeline, in its order.
+    """Something that has happened to one pipeline, or to the slots of all, in its order.
 
     Attributes:
         message: A message that was emitted, or an input that was accepted.

@@ -1,4 +1,4 @@
-"""Commands about pipelines, and the timers of their parts."""
+"""Commands about pipelines, and the timers of their parts and of the arbiter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from sluice_contracts.messages.pipeline import (
     PipelineTick,
 )
 from sluice_runtime.deciding import TimerDue
-from sluice_spawner.domain import attempts, ending, planning, questions, redacting, tasks
+from sluice_spawner.domain import admission, attempts, ending, planning, questions, redacting, tasks
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import SpawnRefused
 from sluice_spawner.domain.facts import (
     ADVANCE_TIMER,
     RETENTION_TIMER,
+    WAITING_TIMER,
     DeadlinePassed,
     RetentionEnded,
     question_timer,
@@ -140,6 +141,10 @@ def _advance(builder: DecisionBuilder, subject: str) -> None:
     tasks.advance(builder)
 
 
+def _serve(builder: DecisionBuilder, subject: str) -> None:
+    admission.serve(builder)
+
+
 def _forget(builder: DecisionBuilder, subject: str) -> None:
     builder.accept(RetentionEnded())
 
@@ -149,6 +154,7 @@ _TIMERS: dict[str, Callable[[DecisionBuilder, str], None]] = {
     task_timer("").rstrip(":"): attempts.overdue,
     question_timer("").rstrip(":"): questions.deadline_passed,
     ADVANCE_TIMER: _advance,
+    WAITING_TIMER: _serve,
     RETENTION_TIMER: _forget,
 }
 """By the first part of a timer's name; the rest says whose it is."""

@@ -32,6 +32,14 @@ REPORT_MAX_BYTES = 128 * 1024
 STARTS_PER_DECISION_MAX_COUNT = 16
 """Attempts handed out by one decision: 16 records of at most 64 KiB keep it near 1 MiB. A timer brings the rest."""
 
+GRANTS_PER_DECISION_MAX_COUNT = 256
+"""Pipelines that one decision of the arbiter serves: 256 records of half a KiB stay far below a batch. A timer brings
+the rest."""
+
+WAITING_LOOK_MS = 30_000
+"""While a pipeline waits for slots, the arbiter looks this often whether there are some: a limit that was raised is
+noticed without anybody's request, for one journal record each time."""
+
 REMEMBERED_REFUSALS_MAX_COUNT = 64
 """Refused inputs that a pipeline remembers, so that a redelivery is not refused again. A redelivery follows closely."""
 
@@ -55,6 +63,10 @@ class SpawnerPolicy:
 
     questions_per_pipeline_max: int = 1_000
     """Questions of one pipeline over its life: each leaves some 200 bytes in the state until the pipeline ends."""
+
+    installation_agents_max: int = 50
+    """Agents that live at once in the whole installation (P13): what its runners, its models and its budget can take.
+    Lowered, nobody loses what he has; nothing is granted until as much was given back."""
 
     finished_retention_s: int = 8 * 86_400
     """How long a finished pipeline is known, so that a second spawn meets the first. It must exceed the retention of

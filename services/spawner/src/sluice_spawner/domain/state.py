@@ -1,4 +1,4 @@
-"""What the spawner knows of a pipeline: small entities, each under its own key.
+"""What the spawner knows of a pipeline, and of the slots of all: small entities, each under its own key.
 
 What never changes (plan, specifications) is apart from what does, so that a decision rewrites little: a finished turn
 touches one agent. Keys begin with the pipeline's id; `view` is their one place.
@@ -83,8 +83,13 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     Attributes:
         state: P1.
         unfinished: Tasks that have not ended.
-        alive: Agents whose task has not ended; at most the plan's `max_agents`.
+        alive: Agents whose task has not ended; at most `slots_granted`.
         ready_first: Head of the queue of tasks that may start; each names the next (`TaskEntity.next_ready`).
+        ready: How many are in that queue.
+        slots_wanted: The slots of its latest request: `alive` and `ready`, but at most the plan's `max_agents`.
+        slots_granted: What it has of them.
+        request_number: Of its latest request. It begins with the time of the spawn, so that it rises from one life of
+            an id to the next, too: a repetition out of a former life does no harm.
         fault: The first failure of a task.
         last_question: Head of the list of all questions; each names the one before it.
         deferrals: How often starting tasks was put off; the generation of the timer that goes on with it.
@@ -99,6 +104,10 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     spent: Spent = Spent()
     ready_first: str | None = None
     ready_last: str | None = None
+    ready: int = 0
+    slots_wanted: int = 0
+    slots_granted: int = 0
+    request_number: int = 0
     fault: Fault | None = None
     questions: int = 0
     questions_pending: int = 0
@@ -297,6 +306,45 @@ class FinishedPipeline(Entity, frozen=True, tag="finished"):
     commands: tuple[str, ...] = ()
 
 
+class PoolEntity(Entity, frozen=True, tag="pool"):
+    """The slots of the whole installation (P13). There is one, and it is never deleted.
+
+    Attributes:
+        granted: What all claims have together.
+        first: Head of the queue of claims that wait for more; each names its neighbours.
+        grants: How many grants were ever said: the next one's id is made of it.
+        looks: How often the timer of those who wait was set; its generation.
+    """
+
+    granted: int = 0
+    first: str | None = None
+    last: str | None = None
+    grants: int = 0
+    looks: int = 0
+
+
+class ClaimEntity(Entity, frozen=True, tag="claim"):
+    """What one pipeline has of the slots, and wants. It exists as long as the pipeline wants any.
+
+    Attributes:
+        tenant: The pipeline's.
+        number: Of the latest request that counted.
+        previous: The neighbour before it in the queue, nearer to the head.
+    """
+
+    tenant: str
+    number: int = 0
+    wanted: int = 0
+    granted: int = 0
+    previous: str | None = None
+    next: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it stands in the queue."""
+        return self.wanted > self.granted
+
+
 ENTITY_TYPE = (
     PipelineEntity
     | PlanEntity
@@ -308,6 +356,8 @@ ENTITY_TYPE = (
     | SequenceEntity
     | RefusalsEntity
     | FinishedPipeline
+    | PoolEntity
+    | ClaimEntity
     | Timer
 )
 """The union of all that the state holds, for decoding."""

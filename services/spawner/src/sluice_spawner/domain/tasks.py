@@ -16,7 +16,7 @@ from sluice_contracts.messages.pipeline import (
     TaskSucceeded,
 )
 from sluice_contracts.messages.plan import TaskSpec
-from sluice_spawner.domain import ending
+from sluice_spawner.domain import ending, slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import SpawnRefused
 from sluice_spawner.domain.facts import StartsDeferred
@@ -36,9 +36,10 @@ AGENT_RUN_OVERHEAD_BYTES = 2 * 1024
 
 
 def advance(builder: DecisionBuilder) -> None:
-    """Goes on with a pipeline after something ended: starts what may start, or concludes it.
+    """Goes on with a pipeline after something ended: starts what may start and asks for slots, or concludes it.
 
-    At most `max_agents` agents live at once; other tasks that may start wait in a queue, first come first served.
+    At most as many agents live at once as slots were granted, which is never more than `max_agents`; other tasks that
+    may start wait in a queue, first come first served.
     """
     view = builder.view
     for started in range(STARTS_PER_DECISION_MAX_COUNT + 1):
@@ -52,12 +53,13 @@ def advance(builder: DecisionBuilder) -> None:
         if pipeline.unfinished == 0:
             ending.conclude(builder)
             return
-        if pipeline.ready_first is None or pipeline.alive >= view.plan().max_agents:
-            return
+        if pipeline.ready_first is None or pipeline.alive >= pipeline.slots_granted:
+            break
         if started == STARTS_PER_DECISION_MAX_COUNT:
             builder.accept(StartsDeferred())
         else:
             _start(builder, pipeline.ready_first)
+    slots.balance(builder)
 
 
 def _start(builder: DecisionBuilder, task_id: str) -> None:

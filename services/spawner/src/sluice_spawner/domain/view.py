@@ -7,9 +7,11 @@ from typing import TypeVar
 from sluice_runtime.deciding import Entity, State, Timer, timer_key
 from sluice_spawner.domain.state import (
     AgentEntity,
+    ClaimEntity,
     FinishedPipeline,
     PipelineEntity,
     PlanEntity,
+    PoolEntity,
     QuestionEntity,
     RefusalsEntity,
     RequestEntity,
@@ -22,7 +24,7 @@ E = TypeVar("E", bound=Entity)
 
 
 class View:
-    """Reads and writes one pipeline's entities; `deltas` is what was written.
+    """Reads and writes one pipeline's entities, or the installation's; `deltas` is what was written.
 
     Reading an entity of another class than its key says, or one that must be there and is not, raises
     `AssertionError`: the state is damaged, and the processor must stop.
@@ -152,6 +154,28 @@ class View:
     def put_request(self, request_id: str, entity: RequestEntity | None) -> None:
         """Writes or deletes a request."""
         self._put(f"request/{request_id}", entity)
+
+    # The installation's slots
+
+    def pool(self) -> PoolEntity:
+        """The slots of all."""
+        return self._find("pool", PoolEntity) or PoolEntity()
+
+    def put_pool(self, entity: PoolEntity) -> None:
+        """Writes the slots of all."""
+        self._put("pool", entity)
+
+    def find_claim(self, pipeline_id: str) -> ClaimEntity | None:
+        """A pipeline's claim, if it has one."""
+        return self._find(f"claim/{pipeline_id}", ClaimEntity)
+
+    def claim(self, pipeline_id: str) -> ClaimEntity:
+        """A pipeline's claim."""
+        return self._get(f"claim/{pipeline_id}", ClaimEntity)
+
+    def put_claim(self, pipeline_id: str, entity: ClaimEntity | None) -> None:
+        """Writes or deletes a claim."""
+        self._put(f"claim/{pipeline_id}", entity)
 
     # Timers
 
