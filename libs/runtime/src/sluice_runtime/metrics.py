@@ -59,6 +59,9 @@ RESTORE_DURATION = Histogram("sluice_restore_duration_seconds", "To restore a pa
 
 ATTEMPTS_RUNNING = Gauge("sluice_attempts_running", "Attempts that have a place and run.")
 ATTEMPTS_QUEUED = Gauge("sluice_attempts_queued", "Attempts that wait for a place.")
+ATTEMPTS_DEFECTIVE = Counter(
+    "sluice_attempts_defective_total", "Attempts that failed as internal_error: each is a defect of the runner."
+)
 TURNS_FINISHED = Counter("sluice_turns_finished_total", "Turns made durable.", ("provider",))
 MODEL_CALLS = Counter("sluice_model_calls_total", "Calls of a model, retries included.", ("provider", "outcome"))
 MODEL_DURATION = Histogram("sluice_model_call_duration_seconds", "Of one call.", ("provider",), buckets_s=SLOW_S)
@@ -71,7 +74,7 @@ CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
     RECORDS_REFUSED,
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
-    ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
+    ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
     ROWS_WRITTEN, QUERY_DURATION,
 )  # fmt: skip
 

@@ -9,10 +9,6 @@ from prometheus_client import Counter, Histogram
 from sluice_runtime import metrics as catalogue
 from sluice_runtime.metrics import Metrics
 
-ATTEMPTS_DEFECTIVE = catalogue.Counter(
-    "sluice_attempts_defective_total", "Attempts that failed as internal_error: each is a defect of the runner."
-)
-
 
 class Measures:
     """What the runner counts. Labels are names that the project or its operator chose: never what a model wrote."""
@@ -20,7 +16,7 @@ class Measures:
     def __init__(self, metrics: Metrics) -> None:
         self._running = metrics.gauge(catalogue.ATTEMPTS_RUNNING)
         self._queued = metrics.gauge(catalogue.ATTEMPTS_QUEUED)
-        self._defective = metrics.counter(ATTEMPTS_DEFECTIVE)
+        self._defective = metrics.counter(catalogue.ATTEMPTS_DEFECTIVE)
 
         @cache
         def turns(provider: str) -> Counter:
