@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from sluice_contracts import ids
-from sluice_contracts.messages.base import Identifier, Message, message
+from sluice_contracts.messages.base import Count, Identifier, Message, Ordinal, message
 
-Slots = Annotated[int, Field(ge=0, description="Agents that may live at once.")]
+Slots = Annotated[Count, Field(description="Agents that may live at once.")]
 
 
 @message("admission.requested")
@@ -25,14 +25,12 @@ class AdmissionRequested(Message):
     pipeline_id: Identifier
     slots: Slots
     held: Slots = Field(default=0, description="What it has of them already, as far as it has heard.")
-    number: Annotated[int, Field(ge=1)] = Field(
-        description="Rises with every request of the pipeline; one that does not is a repetition."
-    )
+    number: Ordinal = Field(description="Rises with every request of the pipeline; one that does not is a repetition.")
 
 
 @message("admission.granted")
 class AdmissionGranted(Message):
     """A pipeline has so many slots in all. It counts if it answers the pipeline's latest request."""
 
-    slots: Annotated[int, Field(ge=1)]
-    number: Annotated[int, Field(ge=1)] = Field(description="Of the request that it answers, perhaps in part.")
+    slots: Ordinal
+    number: Ordinal = Field(description="Of the request that it answers, perhaps in part.")
