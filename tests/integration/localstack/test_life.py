@@ -155,6 +155,20 @@ def test_a_killed_supervisor_takes_all_with_it_or_the_next_start_does(tmp_path: 
     until(lambda: not any(runs(second[name]) for name in ("kafka", "service")))
 
 
+@pytest.mark.covers("D4")
+def test_a_kafka_that_ends_is_started_again(tmp_path: Path, supervise: Supervise) -> None:
+    supervisor, first = supervise(die=True)
+    os.kill(first["kafka"], signal.SIGKILL)
+    host, _, port = str(first["at"]).partition(":")
+
+    def answers() -> bool:
+        with socket.socket() as client:
+            return not runs(first["kafka"]) and client.connect_ex((host, int(port))) == 0
+
+    until(answers, timeout_s=60)
+    assert supervisor.poll() is None
+
+
 def test_sigterm_ends_all_in_order_and_leaves_nothing(
     tmp_path: Path, broker: KafkaBroker, supervise: Supervise
 ) -> None:

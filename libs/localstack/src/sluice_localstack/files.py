@@ -18,6 +18,7 @@ from sluice_localstack.errors import DirectoryInUse, SettingInvalid
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+HOLDER_TRIES, HOLDER_WAIT_S = 20, 0.05
 CACHE_LOCK_TIMEOUT_S = 600.0
 """A first start of another process may download and build that long before this one gives up."""
 
@@ -123,9 +124,17 @@ class DirectoryLock:
         except OSError:
             return None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return int(os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or 0)
+            # Who has just taken the lock writes his pid a moment later. (0 would be our own process group.)
+            for _ in range(HOLDER_TRIES):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    written = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                    if written.isdigit() and int(written) > 0:
+                        return int(written)
+                    time.sleep(HOLDER_WAIT_S)
+                else:
+                    return None
         finally:
             os.close(descriptor)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from sluice_localstack.signals import OrderlyTermination, undisturbed
 from sluice_localstack.tables import AclRule, Principal, ServiceSpec, TopicSpec
 
 WAIT_S = 0.5
+
+KAFKA_RESTARTS_MAX_COUNT, KAFKA_RESTARTS_WINDOW_S = 5, 300.0
+"""A broker that ends more often has a cause that another start does not mend, such as a full disk."""
 
 
 class LocalStack:
@@ -159,17 +163,22 @@ class LocalStack:
             self._started, self._supervisor = [], None
 
     def wait(self) -> None:
-        """Block until Ctrl-C or SIGTERM raises.
+        """Block until Ctrl-C or SIGTERM raises. Kafka is started again if it ends, as the services are.
 
         Raises:
-            StartFailed: Kafka ended by itself. Stop the stack and start it again: nothing acknowledged is lost.
+            StartFailed: Kafka does not come back, or ended too often. Nothing that it acknowledged is lost.
         """
+        restarts: deque[float] = deque(maxlen=KAFKA_RESTARTS_MAX_COUNT)
         while True:
             time.sleep(WAIT_S)
             if isinstance(self.kafka, KafkaBroker) and self.kafka.pid is None:
-                raise StartFailed(
-                    f"Kafka has ended; read {self.logs_directory / 'kafka.log'} and start the stack again"
-                )
+                if len(restarts) == restarts.maxlen and time.monotonic() - restarts[0] < KAFKA_RESTARTS_WINDOW_S:
+                    raise StartFailed(
+                        f"Kafka has ended {len(restarts) + 1} times in {KAFKA_RESTARTS_WINDOW_S:.0f} s; read "
+                        f"{self.logs_directory / 'kafka.log'} and start the stack again"
+                    )
+                restarts.append(time.monotonic())
+                self.kafka.restart()
 
     # -- what services and tests need
 

@@ -22,6 +22,7 @@ from sluice_contracts.messages.agent import AgentAttemptStarted, AgentFailed, Ag
 from sluice_contracts.messages.base import Message, Problem
 from sluice_contracts.topics import AGENT_EVENTS
 from sluice_runtime.artifacts import ArtifactStoreUnavailable
+from sluice_runtime.tracing import child_of
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +252,6 @@ class AttemptRunner:
             time_ms=self._services.time.now_ms(),
             data=data,
             causation_id=cause.id,
-            traceparent=cause.traceparent,
+            traceparent=child_of(cause.traceparent, data.type, ordinal),
         )
         await self._services.publisher.publish(event, topic=self._topic, key=cause.subject)
