@@ -76,6 +76,9 @@ class Topic:
         return self.name.replace("<q>", queue)
 
 
+_LOOKING_BACK = (Principal.SPAWNER,)
+"""Who keeps a journal looks, when it takes a partition over, at what it has written before, to publish only what lacks."""
+
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
 _P = Principal.OPERATOR
@@ -237,13 +240,15 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
         row, name = concrete.row, concrete.name
         if name.startswith("dlq."):
             for principal in Principal:
-                operations = ["read"] if principal in _DEAD_LETTER_READERS else []
+                looks_back = principal is row.refused_by and principal in _LOOKING_BACK
+                operations = ["read"] if principal in _DEAD_LETTER_READERS or looks_back else []
                 operations += ["write"] if principal is row.refused_by else []
                 if operations:
                     topic(principal, name, *operations)
             continue
         for principal in Principal:
-            operations = ["read"] if principal in row.readers else []
+            looks_back = principal in row.writers and principal in _LOOKING_BACK
+            operations = ["read"] if principal in row.readers or looks_back else []
             if principal in row.writers or (principal is Principal.DLQ_OPERATOR and row.refused_by):
                 operations.append("write")
             if row is PIPELINE_JOURNAL and principal in row.writers:
