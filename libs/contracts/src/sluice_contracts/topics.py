@@ -77,7 +77,7 @@ class Topic:
 
 
 _LOOKING_BACK = (Principal.SPAWNER,)
-"""Who keeps a journal looks, when it takes a partition over, at what it has written before, to publish only what lacks."""
+"""Who keeps a journal looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
