@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
 from sluice_runtime.connection import KafkaConnection
 from tests.kafka import TestKafka
+
+# A law holds however slow the machine is: no example has a deadline, and none is called too slow to make.
+hypothesis.settings.register_profile(
+    "sluice",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("sluice")
 
 
 @pytest.fixture(scope="session")
