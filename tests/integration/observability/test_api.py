@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +12,20 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from sluice_contracts import codec, topics
-from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts import codec
+from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, pipeline
 from sluice_contracts.messages.base import Problem
 from sluice_runtime.artifact_files import FileArtifactStore
 from tests.integration.observability.conftest import StartService
+from tests.integration.observability.spawner import Spawner
 from tests.integration.observability.support import Service, Writer, wait_for
 from tests.kafka import TestKafka
 from tests.unit.observability.events import Teller, failing, plan, spawning, turn, whole_life
-
-Answer = Callable[[CloudEvent[Message]], list[CloudEvent[Message]]]
 
 BODY = {"tenant": "acme", "plan": plan().model_dump(mode="json", exclude_defaults=True)}
 
@@ -46,44 +43,6 @@ def http(api: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-class Spawner:
-    """Reads commands and answers as it is told."""
-
-    def __init__(self, kafka: TestKafka, prefix: str, writer: Writer) -> None:
-        self.commands: list[CloudEvent[Message]] = []
-        self._writer = writer
-        self._prefix = prefix
-        self._ended = threading.Event()
-        self._answer: Answer = lambda command: []
-        self._consumer = Consumer(
-            {**kafka.connection.confluent(), "group.id": f"{prefix}spawner-test", "auto.offset.reset": "earliest"}
-        )
-        self._consumer.subscribe([prefix + topics.PIPELINE_COMMANDS.name])
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def answers(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            message = self._consumer.poll(0.1)
-            if message is None or message.error():
-                continue
-            record = Record(
-                message.topic().removeprefix(self._prefix), message.partition(), message.offset(),
-                message.timestamp()[1], message.key(), message.value(), tuple(message.headers()),
-            )  # fmt: skip
-            command = codec.decode(record)
-            self.commands.append(command)
-            self._writer.tell(*self._answer(command))
-        self._consumer.close()
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
 @pytest.fixture
 def spawner(kafka: TestKafka, prefix: str, writer: Writer) -> Iterator[Spawner]:
     one = Spawner(kafka, prefix, writer)
@@ -92,8 +51,8 @@ def spawner(kafka: TestKafka, prefix: str, writer: Writer) -> Iterator[Spawner]:
 
 
 def begins(command: CloudEvent[Message]) -> list[CloudEvent[Message]]:
-    """Spawns what is asked for, in the tenant's name."""
-    return list(spawning(Teller(command.subject, command.tenant), cause=command.id))
+    """Spawns what is asked for, in the tenant's name, and goes no further."""
+    return [next(spawning(Teller(command.subject, command.tenant), cause=command.id))]
 
 
 def refuses(command: CloudEvent[Message]) -> list[CloudEvent[Message]]:
@@ -126,7 +85,7 @@ def test_a_spawn_is_a_command_and_its_position(http: httpx.Client, spawner: Spaw
 def test_prefer_wait_answers_with_what_happened(http: httpx.Client, spawner: Spawner) -> None:
     spawner.answers(begins)
     sent = http.post("/api/spawn", json={**BODY, "dedupe_key": "k1"}, headers={"Prefer": "wait=30"})
-    assert (sent.status_code, sent.json()["state"]) == (200, "RUNNING")
+    assert (sent.status_code, sent.json()["state"]) == (200, "SPAWNED")
     assert sent.headers["Preference-Applied"] == "wait=30"
     spawner.answers(refuses)
     refused = http.post("/api/spawn", json=BODY, headers={"Prefer": "respond-async, wait=30"})
@@ -152,10 +111,10 @@ def test_what_was_refused_may_be_asked_again_with_its_key(http: httpx.Client, sp
     assert (first.status_code, again.status_code) == (422, 422)
     spawner.answers(begins)  # the role is there now
     taken, once_more = (http.post("/api/spawn", json=asked, headers=waits) for _ in range(2))
-    assert [(one.status_code, one.json()["state"]) for one in (taken, once_more)] == [(200, "RUNNING")] * 2
+    assert [(one.status_code, one.json()["state"]) for one in (taken, once_more)] == [(200, "SPAWNED")] * 2
     assert taken.json()["pipeline_id"] == first.json()["pipeline_id"]
     status = http.get(f"/runs/{taken.json()['pipeline_id']}/status", params={"after": once_more.json()["position"]})
-    assert status.json()["state"] == "RUNNING"
+    assert status.json()["state"] == "SPAWNED"
 
 
 @pytest.mark.covers("U1")
@@ -175,7 +134,7 @@ def test_after_reads_ones_own_writes(http: httpx.Client, spawner: Spawner) -> No
 
     with ThreadPoolExecutor(4) as threads:
         seen = list(threads.map(spawn_and_look, range(12)))
-    assert set(map(repr, seen)) == {repr((200, "RUNNING", ["pipeline.spawn", "pipeline.spawned"], 1))}
+    assert set(map(repr, seen)) == {repr((200, "SPAWNED", ["pipeline.spawn", "pipeline.spawned"], 1))}
 
 
 @pytest.mark.covers("U1")
@@ -346,7 +305,8 @@ def test_a_page_of_another_site_does_not_hear_the_stream(api: Service) -> None:
     with pytest.raises(InvalidStatus) as refused:
         connect(address, origin=Origin("http://elsewhere.example"))
     assert refused.value.response.status_code == 403
-    connect(address, origin=Origin(f"http://127.0.0.1:{api.port}")).close()
+    with connect(address, origin=Origin(f"http://127.0.0.1:{api.port}")):
+        pass
 
 
 @pytest.mark.covers("O8")
