@@ -108,3 +108,27 @@ def test_a_past_pipeline_is_whole_in_whatever_slices(engine: ClickHouse, engine_
         assert found is not None
         assert (found.state, found.tasks["look"].status) == ("COMPLETED", "succeeded")
     assert asyncio.run(History(Endpoint(engine_directory)).pipeline("nobody")) is None
+
+
+@pytest.mark.covers("U1")
+def test_events_come_in_pages_by_count_and_by_size(engine: ClickHouse, engine_directory: Path) -> None:
+    events = told("p1")
+    stored(engine, events)
+
+    def pages(history: History, limit: int) -> list[list[str]]:
+        found: list[list[str]] = []
+        more = True
+        while more:
+            rows, more = asyncio.run(history.events("p1", types=(), limit=limit, offset=sum(map(len, found))))
+            assert not any("found" in row or "bytes_before" in row for row in rows)
+            found.append([row["id"] for row in rows])
+        return found
+
+    ids = [event.id for event in events]
+    whole = History(Endpoint(engine_directory))
+    assert pages(whole, 1_000) == [ids]
+    assert pages(whole, len(ids)) == [ids]
+    assert pages(whole, 4) == [ids[at : at + 4] for at in range(0, len(ids), 4)]
+    small = pages(History(Endpoint(engine_directory), page_max_bytes=1), 1_000)
+    assert small == [[one] for one in ids]
+    assert asyncio.run(whole.events("nobody", types=(), limit=9, offset=0)) == ([], False)

@@ -108,13 +108,13 @@ async def run_events(
     limit: Limit = 200,
     offset: Offset = 0,
 ) -> Page[Row]:
-    """The events from the log, each once, in order, with their data."""
+    """The events from the log, each once, in order, with their data; fewer than `limit` where they are large."""
     api = of(request)
     await reach(api, after, in_log=True)
-    rows = await api.history.events(pipeline_id, types=type or (), limit=limit + 1, offset=offset)
+    rows, more = await api.history.events(pipeline_id, types=type or (), limit=limit, offset=offset)
     for row in rows:
         row["data"] = _json(row.pop("payload"))
-    return page(rows, limit, offset)
+    return Page(rows, offset + len(rows) if more else None)
 
 
 @router.get("/api/pipeline/logs", summary="A pipeline's story")

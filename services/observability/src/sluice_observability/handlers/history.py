@@ -176,18 +176,32 @@ class History:
         )
         return bool(await self._sql.rows(query, _place(position)))
 
-    async def events(self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int) -> list[dict[str, Any]]:
-        """Events of a pipeline, in order, with their data as text."""
+    async def events(
+        self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Events of a pipeline, in order, with their data as text, and whether there are more.
+
+        At most `limit`, and none behind the one that fills a page.
+        """
         query = (
+            "SELECT * EXCEPT bytes_before FROM ("
+            "SELECT *, sum(length(payload)) OVER (ROWS UNBOUNDED PRECEDING) - length(payload) AS bytes_before,"
+            " count() OVER () AS found FROM ("
             "SELECT event_id AS id, type, source, tenant, pipeline_id, causation_id,"
             " toUnixTimestamp64Milli(event_time) AS time_ms, sequence, agent_id, task_id, attempt, turn, payload,"
             " concat(topic, '/', toString(partition), '/', toString(offset)) AS position"
             " FROM events WHERE pipeline_id = {pipeline:String}"
             " AND (empty({types:Array(String)}) OR type IN {types:Array(String)})"
-            " ORDER BY append_time, topic, partition, offset LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+            " ORDER BY append_time, topic, partition, offset LIMIT {asked:UInt32} OFFSET {skip:UInt32}))"
+            " WHERE bytes_before < {bytes:UInt64} LIMIT {limit:UInt32}"
         )
-        given = {"pipeline": pipeline_id, "types": _array(types), "limit": str(limit), "skip": str(offset)}
-        return await self._sql.rows(query, given)
+        given = {
+            "pipeline": pipeline_id, "types": _array(types), "asked": str(limit + 1), "limit": str(limit),
+            "skip": str(offset), "bytes": str(self._page_max_bytes),
+        }  # fmt: skip
+        rows = await self._sql.rows(query, given)
+        found = [int(row.pop("found")) for row in rows]
+        return rows, bool(rows) and found[0] > len(rows)
 
     async def story(self, pipeline_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
         """What happened in a pipeline, line by line."""
