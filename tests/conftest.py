@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
 from sluice_runtime.connection import KafkaConnection
 from tests.kafka import TestKafka
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A law holds however slow the machine is: no example has a deadline, and none is called too slow to make.
 hypothesis.settings.register_profile(

@@ -254,7 +254,8 @@ def test_the_python_client(sluice: Sluice) -> None:
         accepted = client.spawn(plan)
         view = client.wait(accepted.pipeline_id, timeout_s=60, after=accepted.position)
         assert (view["state"], view["problem"]["code"]) == ("FAILED", "scenario_invalid")
-        assert next(one["code"] for one in client.errors(accepted.pipeline_id)) == "scenario_invalid"
+        errors = until(lambda: list(client.errors(accepted.pipeline_id)), "the log shows what the api knows")
+        assert errors[0]["code"] == "scenario_invalid"
         assert [agent["pipeline_id"] for agent in client.agents(pipeline_id=accepted.pipeline_id)] == [
             accepted.pipeline_id
         ]

@@ -25,11 +25,14 @@ def test_in_the_foreground_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
     up = subprocess.Popen(
         sluice.argv("up", "--json"), env=sluice.variables(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until(lambda: (sluice.data / STATE_FILE).exists() or up.poll() is not None, "the stack", 120)
-    assert holder(sluice.data) == up.pid
-    assert sluice("list").code == 0
-    up.send_signal(signal.SIGINT)
-    out, err = up.communicate(timeout=60)
+    try:
+        until(lambda: (sluice.data / STATE_FILE).exists() or up.poll() is not None, "the stack", 120)
+        assert holder(sluice.data) == up.pid
+        assert sluice("list").code == 0
+        up.send_signal(signal.SIGINT)
+        out, err = up.communicate(timeout=60)
+    finally:
+        up.kill()
     assert up.returncode == 0, err
     assert json.loads(out)["data_directory"] == str(sluice.data)
     assert sluice.processes() == []
