@@ -122,11 +122,21 @@ async def asks_per_s(installation: Installation, *, quick: bool) -> list[Result]
     """Round trips of agents' asks, 32 in flight."""
     rounds, each = (1, 30) if quick else (4, 200)
     topics = ["bench.echo.in", "bench.echo.out"]
-    ours: list[float] = []
+    alone: list[float] = []
+    observed: list[float] = []
     floor: list[float] = []
 
     def answered(message: Any) -> str | None:
         return message.key.decode() if headers_of(message)["ce_type"] == b"agent.answer" else None
+
+    async def asks() -> float:
+        plan = spawn_plan(None, "foreign-worker", unattended=True)
+        ends = [(await client.spawn(plan))[1] for _ in range(IN_FLIGHT)]
+        agents = await runner.take(IN_FLIGHT)
+        found = await round_trips(runner.inbox, runner.ask, agents, each, answered)
+        await runner.finish()
+        await asyncio.gather(*ends)
+        return found
 
     async with (
         echoes(installation, topics),
@@ -135,23 +145,20 @@ async def asks_per_s(installation: Installation, *, quick: bool) -> list[Result]
         Client(installation) as client,
     ):
         lanes = [f"lane-{number}" for number in range(IN_FLIGHT)]
-        for number in range(rounds + 1):  # the first one warms up
-            floor.append(await round_trips(hops.consumer, hops.send, lanes, each * 3, lambda one: one.key.decode()))
-            plan = spawn_plan(None, "foreign-worker", unattended=True)
-            ends = [(await client.spawn(plan))[1] for _ in range(IN_FLIGHT)]
-            agents = await runner.take(IN_FLIGHT)
-            ours.append(await round_trips(runner.inbox, runner.ask, agents, each, answered))
-            await runner.finish()
-            await asyncio.gather(*ends)
-            if number == 0:
-                floor.clear()
-                ours.clear()
+        for number in range(rounds + 1):
+            observed.append(await asks())
+            with installation.without_observers():
+                floor.append(await round_trips(hops.consumer, hops.send, lanes, each * 3, lambda one: one.key.decode()))
+                alone.append(await asks())
+            if number == 0:  # it warms up
+                for figures in (floor, alone, observed):
+                    figures.clear()
     return [
-        result("asks_per_s_32", statistics.median(ours), "asks/s", against="bare aiokafka echo, 32 in flight",
+        result("asks_per_s_32", statistics.median(alone), "asks/s", against="bare aiokafka echo, 32 in flight",
                against_value=statistics.median(floor), goal=at_least(0.3),
                note="agent.input_requested of unattended plans to agent.answer; the spawner also writes its journal, "
                f"question.asked and question.answered for each, and takes a finished turn for every {ASKS_PER_TURN}; "
-               f"rounds {_list(ours)}, floor {_list(floor)}")
+               f"rounds {_list(alone)}, floor {_list(floor)}; with store and api running beside it {_list(observed)}")
     ]  # fmt: skip
 
 
