@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.client import Client, follow, headers_of, spawn_plan
 from benchmarks.hops import BareHops, echoes, round_trips
 from benchmarks.installation import FOREIGN_QUEUE, PREFIX, Installation
-from benchmarks.results import Result, at_least, result
+from benchmarks.results import Result, at_least, cpu_split, listed, result
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages.agent import (
@@ -125,6 +125,7 @@ async def asks_per_s(installation: Installation, *, quick: bool) -> list[Result]
     alone: list[float] = []
     observed: list[float] = []
     floor: list[float] = []
+    cpu_ms: list[dict[str, float]] = []
 
     def answered(message: Any) -> str | None:
         return message.key.decode() if headers_of(message)["ce_type"] == b"agent.answer" else None
@@ -133,7 +134,11 @@ async def asks_per_s(installation: Installation, *, quick: bool) -> list[Result]
         plan = spawn_plan(None, "foreign-worker", unattended=True)
         ends = [(await client.spawn(plan))[1] for _ in range(IN_FLIGHT)]
         agents = await runner.take(IN_FLIGHT)
+        before, own = installation.cpu_s(), time.process_time()
         found = await round_trips(runner.inbox, runner.ask, agents, each, answered)
+        taken = {name: now - before[name] for name, now in installation.cpu_s().items()}
+        taken["agents"] = time.process_time() - own
+        cpu_ms.append({name: seconds * 1_000 / (IN_FLIGHT * each) for name, seconds in taken.items()})
         await runner.finish()
         await asyncio.gather(*ends)
         return found
@@ -147,18 +152,20 @@ async def asks_per_s(installation: Installation, *, quick: bool) -> list[Result]
         lanes = [f"lane-{number}" for number in range(IN_FLIGHT)]
         for number in range(rounds + 1):
             observed.append(await asks())
+            cpu_ms.pop()
             with installation.without_observers():
                 floor.append(await round_trips(hops.consumer, hops.send, lanes, each * 3, lambda one: one.key.decode()))
                 alone.append(await asks())
             if number == 0:  # it warms up
-                for figures in (floor, alone, observed):
+                for figures in (floor, alone, observed, cpu_ms):
                     figures.clear()
     return [
         result("asks_per_s_32", statistics.median(alone), "asks/s", against="bare aiokafka echo, 32 in flight",
                against_value=statistics.median(floor), goal=at_least(0.3),
                note="agent.input_requested of unattended plans to agent.answer; the spawner also writes its journal, "
                f"question.asked and question.answered for each, and takes a finished turn for every {ASKS_PER_TURN}; "
-               f"rounds {_list(alone)}, floor {_list(floor)}; with store and api running beside it {_list(observed)}")
+               f"an ask takes {cpu_split(cpu_ms)}; rounds {listed(alone)}, floor {listed(floor)}; "
+               f"with store and api running beside it {listed(observed)}")
     ]  # fmt: skip
 
 
@@ -167,7 +174,3 @@ def _record(message: Any) -> Record:
         message.topic.removeprefix(PREFIX), message.partition, message.offset, message.timestamp,
         message.key, message.value, tuple(message.headers),
     )  # fmt: skip
-
-
-def _list(figures: list[float]) -> str:
-    return "/".join(f"{figure:,.0f}" for figure in figures)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def result(
         None if goal is None else goal.reached(value, ratio),
         note,
     )  # fmt: skip
+
+
+def listed(figures: Iterable[float]) -> str:
+    """The figures of all rounds, for a note."""
+    return "/".join(f"{figure:,.0f}" for figure in figures)
+
+
+def cpu_split(rounds: Sequence[Mapping[str, float]]) -> str:
+    """Milliseconds of processor time, in all and by process: the medians of the rounds."""
+    parts = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    named = ", ".join(f"{name} {taken:.2f}" for name, taken in parts.items() if taken >= 0.005)
+    return f"{sum(parts.values()):.2f} ms of processor ({named})"
 
 
 def write(found: Iterable[Result], path: Path = RESULTS) -> None:

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks.client import Client, spawn_plan
 from benchmarks.installation import PARTITIONS, PREFIX, Installation
-from benchmarks.results import Result, at_least, at_most, result
+from benchmarks.results import Result, at_least, at_most, listed, result
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages.pipeline import TaskStarted
@@ -49,8 +49,8 @@ async def sink_events_per_s(installation: Installation, *, quick: bool) -> list[
                against="naive sink (confluent batch, msgspec, columnar chdb)", against_value=statistics.median(floor),
                goal=at_least(0.6),
                note="exactly once, with dead letters; a backlog of records of 10-turn pipelines with their headers: "
-               f"pipeline.events, which the sink also validates, and agent.events; rounds {_list(ours)}, naive "
-               f"{_list(floor)}")
+               f"pipeline.events, which the sink also validates, and agent.events; rounds {listed(ours)}, naive "
+               f"{listed(floor)}")
     ]  # fmt: skip
 
 
@@ -175,7 +175,3 @@ def _partition_of(key: str) -> int:
 
 def _partition(number: int) -> int:
     return _partition_of(_key(number))
-
-
-def _list(figures: list[float]) -> str:
-    return "/".join(f"{figure:,.0f}" for figure in figures)

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.client import Client, spawn_plan
 from benchmarks.installation import Installation
-from benchmarks.results import Result, at_least, at_most, result
+from benchmarks.results import Result, at_least, at_most, cpu_split, listed, result
 
 AT_ONCE = 32
 TURNS = 10
@@ -70,11 +70,11 @@ async def turns_per_s(installation: Installation, *, quick: bool) -> list[Result
         result("turns_per_s_32", statistics.median(ours), "turns/s",
                against=against, against_value=floor, goal=at_least(5),
                note=f"runs of {TURNS} turns, a new pipeline for each, spawned, reported and ended within the time; "
-               f"each turn calls a tool; sink and api run; rounds {_list(ours)}, peer {_list(peer)}; {_DURABILITY}"),
+               f"each turn calls a tool; sink and api run; rounds {listed(ours)}, peer {listed(peer)}; {_DURABILITY}"),
         result("turns_per_s_32_long", statistics.median(long), "turns/s",
                against=against, against_value=floor, goal=at_least(5),
-               note=f"the same in runs of {LONG_TURNS} turns; rounds {_list(long)}; bound by the processor: "
-            f"{_cpu(cpu_ms)} a turn; a step of the peer takes {statistics.median(peer_cpu_ms):.2f} ms"),
+               note=f"the same in runs of {LONG_TURNS} turns; rounds {listed(long)}; "
+               f"{cpu_split(cpu_ms)} a turn; a step of the peer takes {statistics.median(peer_cpu_ms):.2f} ms"),
     ]  # fmt: skip
 
 
@@ -105,13 +105,3 @@ async def turn_ms(installation: Installation, *, quick: bool) -> list[Result]:
                against_value=statistics.median(peer), goal=at_most(1.5),
                note=f"from attempt_started to the last turn_finished, over {TURNS}; in {len(ours)} runs; {_DURABILITY}")
     ]  # fmt: skip
-
-
-def _cpu(rounds: list[dict[str, float]]) -> str:
-    """Processor time per turn, in all and by process: the median of the rounds."""
-    parts = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    return f"{sum(parts.values()):.2f} ms ({', '.join(f'{name} {taken:.2f}' for name, taken in parts.items())})"
-
-
-def _list(figures: list[float]) -> str:
-    return "/".join(f"{figure:,.0f}" for figure in figures)
