@@ -20,6 +20,10 @@ TURNS = 10
 LONG_TURNS = 100
 """A run in which starting and ending a pipeline hardly counts."""
 
+WARM_EACH = 60
+"""Runs of each place before the first round: until about then the broker's compiler takes as long as the broker, and
+brokers of an installation run for months."""
+
 _PEER = "LangGraph + AsyncSqlite, 10-step chain"
 _DURABILITY = "our broker acknowledges from the page cache, SQLite fsyncs"
 
@@ -44,15 +48,15 @@ async def langgraph(installation: Installation, at_once: int, each: int) -> tupl
 
 async def turns_per_s(installation: Installation, *, quick: bool) -> list[Result]:
     """Durable turns per second with 32 pipelines at once."""
-    rounds, each, long_each, peer_each = (1, 6, 1, 2) if quick else (3, 30, 5, 4)
+    rounds, each, long_each, peer_each, warm_each = (1, 6, 1, 2, 1) if quick else (3, 30, 5, 4, WARM_EACH)
     ours: list[float] = []
     long: list[float] = []
     peer: list[float] = []
     peer_cpu_ms: list[float] = []
     cpu_ms: list[dict[str, float]] = []
     async with Client(installation) as client:
-        for length in (TURNS, LONG_TURNS):
-            await client.run_many(spawn_plan(installation.model(length), "researcher"), at_once=AT_ONCE, each=1)
+        for length, count in ((TURNS, warm_each), (LONG_TURNS, 1)):
+            await client.run_many(spawn_plan(installation.model(length), "researcher"), at_once=AT_ONCE, each=count)
         for _ in range(rounds):
             seconds, cpu_s, _ = await langgraph(installation, AT_ONCE, peer_each)
             peer.append(AT_ONCE * peer_each * TURNS / seconds)
