@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, Producer
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Broker, Fenced, TopicPartition
 from sluice_runtime.kafka import KafkaBroker
-from tests.conformance.conftest import kafka_installation
+from tests.conformance.conftest import kafka_installation, memory_installation
 from tests.kafka import TestKafka
 
 Connect = Callable[[], Broker]
@@ -198,6 +198,44 @@ def test_a_follower_hears_what_comes_after_it_and_nothing_before(installation: A
         await follower.close()
 
     run(installation, test)
+
+
+@pytest.mark.covers("W10")
+def test_a_follower_knows_until_when_it_has_heard_all(installation: Any) -> None:
+    """With every answer of the broker, whether or not anybody writes."""
+
+    async def test(connect: Connect) -> None:
+        broker = connect()
+        follower = await broker.follow([COMMANDS])
+        times: set[int] = set()
+        async with asyncio.timeout(30):
+            while len(times) < 3:
+                assert await follower.poll(200) == {}
+                times.add(await follower.heard_through_ms() or 0)
+        await broker.append(record(COMMANDS, "said"), 0)
+        at = TopicPartition(COMMANDS, 0)
+        written: list[Record] = []
+        await broker.read(at, 0, 1, written.extend)
+        async with asyncio.timeout(30):
+            while not await follower.poll(200):
+                pass
+            while (await follower.heard_through_ms() or 0) < written[0].timestamp_ms:
+                await follower.poll(200)
+        await follower.close()
+
+    run(installation, test)
+
+
+def test_what_waits_to_be_polled_is_not_heard() -> None:
+    async def test(connect: Connect) -> None:
+        broker = connect()
+        follower = await broker.follow([COMMANDS])
+        await broker.append(record(COMMANDS, "said"), 0)
+        assert await follower.heard_through_ms() is None
+        await follower.poll(200)
+        assert await follower.heard_through_ms() is not None
+
+    run(memory_installation, test)
 
 
 def test_offsets_are_found_by_time(installation: Any) -> None:

@@ -6,11 +6,22 @@ import time
 
 import pytest
 
+from sluice_contracts.messages.pipeline import AgentAttemptLost, TaskStarted
 from tests.faults.verifying import WORK, verify
 from tests.installation import Installation
 
 AWAY_S = 22.0
 """Longer than any service waits for an answer (20 s): all of them must give their clients up and come back."""
+
+SHORTLY_AWAY_S = 8.0
+"""Several leases, and with Kafka's start less than those 20 s: whoever runs a turn has it and may tell it."""
+
+SLOW = """
+agents:
+  - turns:
+      - {text: look, tool_calls: [{name: list_files}], delay_ms: 500, repeat: 12}
+      - {text: done, tool_calls: [{name: finish, arguments: {summary: done, result: done}}]}
+"""
 
 
 @pytest.mark.covers("P12", "O1")
@@ -29,3 +40,17 @@ def test_kafka_killed(installation: Installation, away_s: float) -> None:
         installation.spawn(model, tasks=2)
     verify(installation)
     assert {name: installation.stack.pid(name) for name in pids} == pids, "a broker that is away ends no service"
+
+
+@pytest.mark.covers("P12", "W10")
+def test_no_attempt_is_lost_because_nobody_could_be_heard(installation: Installation) -> None:
+    model = installation.scenario("slow", SLOW)
+    pipelines = [installation.spawn(model) for _ in range(6)]
+    for pipeline in pipelines:
+        installation.await_event(pipeline, TaskStarted)
+    installation.stack.kafka.kill()
+    time.sleep(SHORTLY_AWAY_S)  # the fault itself
+    installation.stack.kafka.restart()
+    verify(installation)
+    lost = [event.data for pipeline in pipelines for event in installation.events(pipeline, AgentAttemptLost)]
+    assert lost == []

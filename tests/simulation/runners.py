@@ -160,6 +160,8 @@ class RunnerInstance:
                 self._inbox[at] = record.offset + 1
                 data = decode(record).data
                 if isinstance(data, AgentStop):
+                    if data.runner_id not in (None, self.name):
+                        continue
                     self._stopped[data.agent_id] = max(data.attempt, self._stopped.get(data.agent_id, 0))
                     held = self.running.get(data.agent_id)
                     if held and held.run.attempt <= data.attempt:

@@ -12,7 +12,13 @@ from sluice_contracts import ids, topics
 from sluice_contracts.codec import decode, encode
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
-from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCancel, PipelineSpawn, QuestionAsked
+from sluice_contracts.messages.pipeline import (
+    AgentAttemptLost,
+    PipelineAnswer,
+    PipelineCancel,
+    PipelineSpawn,
+    QuestionAsked,
+)
 from sluice_contracts.messages.plan import Dependency, Plan, TaskSpec
 from sluice_runtime.broker import TopicPartition
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
@@ -27,6 +33,9 @@ PARTITIONS = 2
 FEW_AGENTS = 3
 """That may live at once where the seed is odd: less than two pipelines want."""
 
+DEAF_MAX_MS = 21_000
+"""An instance hears no heartbeats for so long: some leases."""
+
 INPUTS = ["pipeline.commands", "admission", f"agent.events.{QUEUE}"]
 
 
@@ -39,6 +48,7 @@ class Faults:
     jump: float = 0.002
     redeliver: float = 0.01
     second_instance: float = 0.01
+    deaf: float = 0.002
 
 
 class World:
@@ -46,6 +56,7 @@ class World:
 
     def __init__(self, seed: int, faults: Faults | None = None) -> None:
         self.random = random.Random(seed)
+        self._faulty = random.Random(f"faults of {seed}")  # of later kinds, so that seeds keep the course they had
         self.clock = ManualClock()
         names = {one.name: one.partitions for one in topics.concrete_topics(queues=[QUEUE], partitions=PARTITIONS)}
         self.log = RememberingLog(names, self.clock)
@@ -60,6 +71,7 @@ class World:
         self.spawners: list[SpawnerInstance] = []
         self.runners: list[RunnerInstance] = []
         self.frozen: list[SpawnerInstance | RunnerInstance] = []
+        self.gone: set[str] = set()
         self._new_spawner()
         self._new_runner()
 
@@ -154,6 +166,8 @@ class World:
             self.clock.advance(self.random.choice([-30_000, 3_000, 15_000]))
         if roll() < faults.redeliver:
             self._redeliver()
+        if self._faulty.random() < faults.deaf:
+            self._faulty.choice(self.spawners).deafen(self._faulty.randint(1_000, DEAF_MAX_MS))
         if len(self.spawners) < 2 and roll() < faults.second_instance:
             self._new_spawner()
         if len(self.runners) < 2 and roll() < faults.second_instance:
@@ -164,6 +178,7 @@ class World:
             self.spawners if self.random.random() < 0.5 else self.runners
         )
         lost = kind.pop(self.random.randrange(len(kind)))
+        self.gone.add(lost.name)
         if freeze:
             self.frozen.append(lost)
         if not self.spawners:
@@ -223,6 +238,9 @@ class World:
         """All laws of what stands on the topics, and of the slots at every moment."""
         check(self.history(), self.spawned)
         check_slots(self.log.journal, self.agents_max)
+        for event in self.history().events("pipeline.events"):
+            if isinstance(event.data, AgentAttemptLost) and event.data.problem.code == "lease_expired":
+                assert event.data.runner_id in self.gone, f"{event.data.runner_id} lived, and lost {event.data}"
 
     def history(self) -> History:
         """All that stands on the topics."""

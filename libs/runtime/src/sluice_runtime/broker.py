@@ -79,6 +79,17 @@ class Subscription(Protocol):
         """The offset after the last one that `poll` has handed out or passed over."""
         ...
 
+    async def heard_through_ms(self) -> int | None:
+        """Until when (Unix time) `poll` has handed out all that was appended; None while that is not known.
+
+        `poll` gives nothing, and raises nothing, both when nobody writes and when the broker is away: this tells the
+        one from the other. It stands still while the broker does not answer, and is None while more is to be polled.
+
+        Raises:
+            BrokerUnavailable: The broker is away.
+        """
+        ...
+
     def hold(self, partitions: Iterable[TopicPartition]) -> None:
         """Stops handing out these partitions' records until they are released."""
         ...

@@ -342,6 +342,18 @@ class KafkaSubscription:
         for at, offset in self._mine(positions).items():
             self._consumer.seek(at, offset)
 
+    async def heard_through_ms(self) -> int | None:
+        """See `broker.Subscription.heard_through_ms`."""
+        consumer = self._consumer
+        heard: list[int] = []
+        with TRANSLATED:
+            for at in consumer.assignment():
+                end = consumer.last_stable_offset(at)  # of the last answer, as is its time
+                if end is None or await consumer.position(at) < end:
+                    return None
+                heard.append(consumer.last_poll_timestamp(at))
+        return min(heard, default=None)
+
     def hold(self, partitions: Iterable[TopicPartition]) -> None:
         """See `broker.Subscription.hold`."""
         self._consumer.pause(*self._mine(dict.fromkeys(partitions, 0)))

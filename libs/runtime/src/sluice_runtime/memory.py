@@ -48,6 +48,10 @@ class MemoryLog:
         self._epochs: dict[str, int] = {}
         self.appended = asyncio.Event()
 
+    def now_ms(self) -> int:
+        """The log's time."""
+        return self._clock.now_ms()
+
     def partitions(self, topic: str) -> int:
         """The partition count of a topic.
 
@@ -228,6 +232,12 @@ class MemorySubscription:
         for at, offset in positions.items():
             if at.partition in self.numbers:
                 self._positions[at] = max(offset, self._log.bounds(at).first)
+
+    async def heard_through_ms(self) -> int | None:
+        """See `broker.Subscription.heard_through_ms`."""
+        mine = [at for at in self._positions if at.partition in self.numbers]
+        behind = any(self._positions[at] < self._log.bounds(at).end for at in mine)
+        return None if behind or not mine else self._log.now_ms()
 
     def hold(self, partitions: Iterable[TopicPartition]) -> None:
         """See `broker.Subscription.hold`."""

@@ -19,7 +19,7 @@ from sluice_spawner.adapters.leases import LeaseWatch
 log = logging.getLogger(__name__)
 
 POLL_MS = 250
-"""How often leases are looked at: far below `leases.PAUSE_MAX_MS`, and below the smallest lease."""
+"""How often leases are looked at: far below `leases.DEAF_MAX_MS`, and below the smallest lease."""
 
 RETRY_S = 0.5
 REFUSING_PARTITION = 0
@@ -52,8 +52,10 @@ class HeartbeatListener:
         while not stop.is_set():
             for records in (await subscription.poll(POLL_MS)).values():
                 await self._hear(records)
-            for number, inputs in self._leases.expired().items():
-                self._processor.inject(number, inputs)
+            heard_through_ms = await subscription.heard_through_ms()
+            if heard_through_ms is not None:
+                for number, inputs in self._leases.expired(heard_through_ms).items():
+                    self._processor.inject(number, inputs)
 
     async def _hear(self, records: Iterable[Record]) -> None:
         for record in records:
