@@ -20,8 +20,8 @@ class Teller:
     def __init__(self, pipeline_id: str, tenant: str = "acme", start_ms: int = START_MS) -> None:
         self.pipeline_id = pipeline_id
         self.tenant = tenant
-        self.agent_id = derived_id("agent", pipeline_id, "look")
-        self._sequence = 0
+        self.agent_id = derived_id("agent", pipeline_id, start_ms, "look")
+        self._sequence = start_ms - 1
         self._told = 0
         self._start_ms = start_ms
 
@@ -38,7 +38,7 @@ class Teller:
     def _event(self, data: Message, source: str, cause: str | None, sequence: int | None) -> CloudEvent[Message]:
         self._told += 1
         return CloudEvent(
-            id=derived_id(self.pipeline_id, data.type, self._told),
+            id=derived_id(self.pipeline_id, data.type, self._start_ms, self._told),
             source=source,
             tenant=self.tenant,
             subject=self.pipeline_id,
@@ -126,7 +126,7 @@ def failing(teller: Teller) -> Iterator[CloudEvent[Message]]:
     )  # fmt: skip
 
 
-def whole_life(pipeline_id: str, tenant: str = "acme") -> list[CloudEvent[Message]]:
+def whole_life(pipeline_id: str, tenant: str = "acme", start_ms: int = START_MS) -> list[CloudEvent[Message]]:
     """A pipeline that succeeds in two turns."""
-    teller = Teller(pipeline_id, tenant)
+    teller = Teller(pipeline_id, tenant, start_ms)
     return [*spawning(teller), turn(teller, 1), turn(teller, 2), *finishing(teller)]

@@ -111,6 +111,15 @@ def test_a_past_pipeline_is_whole_in_whatever_slices(engine: ClickHouse, engine_
 
 
 @pytest.mark.covers("U1")
+def test_of_an_id_that_was_used_again_the_last_life_is_answered(engine: ClickHouse, engine_directory: Path) -> None:
+    again = Teller("p1", start_ms=START_MS + 60_000)
+    stored(engine, [*whole_life("p1"), *spawning(again)])
+    found = asyncio.run(History(Endpoint(engine_directory), page_max_bytes=1).pipeline("p1"))
+    assert found is not None
+    assert (found.state, list(found.agents)) == ("RUNNING", [again.agent_id])
+
+
+@pytest.mark.covers("U1")
 def test_events_come_in_pages_by_count_and_by_size(engine: ClickHouse, engine_directory: Path) -> None:
     events = told("p1")
     stored(engine, events)

@@ -14,7 +14,7 @@ from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
 from sluice_observability.domain import read_model
 from sluice_observability.domain.read_model import ReadModel
-from tests.unit.observability.events import Teller, failing, finishing, losing, spawning, turn, whole_life
+from tests.unit.observability.events import START_MS, Teller, failing, finishing, losing, spawning, turn, whole_life
 
 PIPELINE = "11111111-1111-4111-8111-111111111111"
 
@@ -98,6 +98,30 @@ def test_only_the_newest_finished_pipelines_are_kept() -> None:
     assert len(model) == 2
     assert model.agent(Teller("p0").agent_id) is None
     assert model.agent(Teller("p4").agent_id) is not None
+
+
+@pytest.mark.covers("U1")
+@pytest.mark.parametrize("runner_first", [False, True])
+def test_the_last_spawn_of_an_id_is_the_pipeline_that_is_meant(runner_first: bool) -> None:
+    """Its former life ended longer ago than the retention. A runner may be heard before the spawner."""
+    again = Teller(PIPELINE, start_ms=START_MS + 60_000)
+    events = [*spawning(again), turn(again, 1)]
+    if runner_first:
+        events = [events[-1], *events[:-1]]
+    former = whole_life(PIPELINE)
+    repeated = [event for event in former if not isinstance(event.data, agent.AttemptEvent)]
+    model = folded([*former, *events, *repeated])
+    view = model.pipeline(PIPELINE)
+    assert view == folded(events).pipeline(PIPELINE)
+    assert view is not None
+    assert (view.state, list(view.agents)) == ("RUNNING", [again.agent_id])
+    assert [one.pipeline_id for one in model.living()] == [PIPELINE]
+    assert model.agent(Teller(PIPELINE).agent_id) is None
+    assert model.agent(again.agent_id) is not None
+    for event in finishing(again):
+        model.apply(event)
+    assert list(model.living()) == []
+    assert len(model) == 1
 
 
 def test_living_pipelines_are_never_forgotten() -> None:

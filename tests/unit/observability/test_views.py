@@ -23,7 +23,7 @@ from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
 from tests.unit.observability.doubles import MemorySource, Message
-from tests.unit.observability.events import Teller, failing, losing, plan, spawning, turn, whole_life
+from tests.unit.observability.events import START_MS, Teller, failing, losing, plan, spawning, turn, whole_life
 from tests.unit.observability.test_sink import filled
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "analytics.md"
@@ -120,6 +120,30 @@ def test_a_pipeline_that_lives_and_one_that_just_began(engine: ClickHouse) -> No
     assert all_of(engine, query) == [("p1", "RUNNING", None, None), ("p2", "SPAWNED", None, None)]
     query = "SELECT status, assigned_at IS NULL, finished_at FROM tasks ORDER BY pipeline_id"
     assert all_of(engine, query) == [("running", 0, None), ("pending", 1, None)]
+
+
+@pytest.mark.covers("O2")
+def test_of_an_id_that_was_used_again_pipelines_and_tasks_show_the_last_life_and_the_others_both(
+    engine: ClickHouse,
+) -> None:
+    again = Teller("p1", start_ms=START_MS + 60_000)
+    stored(engine, [*whole_life("p1"), *whole_life("p2"), *spawning(again)])
+    query = (
+        "SELECT pipeline_id, state, finished_at IS NULL, tasks, agents_used, toUnixTimestamp64Milli(spawned_at)"
+        " FROM pipelines ORDER BY pipeline_id"
+    )
+    assert all_of(engine, query) == [
+        ("p1", "RUNNING", 1, 1, 1, START_MS + 60_001), ("p2", "COMPLETED", 0, 1, 1, START_MS + 1)
+    ]  # fmt: skip
+    query = "SELECT pipeline_id, status, agent_id, turns, finished_at IS NULL FROM tasks ORDER BY pipeline_id"
+    assert all_of(engine, query) == [
+        ("p1", "running", again.agent_id, 0, 1), ("p2", "succeeded", Teller("p2").agent_id, 2, 0)
+    ]  # fmt: skip
+    query = "SELECT agent_id, state FROM agents WHERE pipeline_id = 'p1' ORDER BY created_at"
+    assert all_of(engine, query) == [(Teller("p1").agent_id, "SUCCEEDED"), (again.agent_id, "BUSY")]
+    assert all_of(engine, "SELECT count() FROM turns WHERE pipeline_id = 'p1'") == [(2,)]
+    query = "SELECT countIf(type = 'pipeline.spawned') FROM events WHERE pipeline_id = 'p1'"
+    assert all_of(engine, query) == [(2,)]
 
 
 @pytest.mark.covers("O1")

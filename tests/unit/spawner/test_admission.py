@@ -11,7 +11,7 @@ from sluice_contracts.messages.base import Message
 from sluice_contracts.messages.pipeline import AgentCreated, PipelineCancel, PipelineCompleted, PipelineSpawn
 from sluice_spawner.domain.policy import SpawnerPolicy
 from tests.unit.spawner.slots import claims, queue, request, talk, world_of
-from tests.unit.spawner.world import PIPELINE, World, of, plan
+from tests.unit.spawner.world import PIPELINE, START_MS, World, of, plan
 
 
 def grant(world: World, slots: int, number: int, *, pipeline: str = PIPELINE) -> list[Message]:
@@ -100,7 +100,7 @@ def test_events_are_numbered_without_the_talk_about_slots() -> None:
     world.spawn(plan("a", "b"))
     world.run("a")
     world.run("b")
-    assert [one.event.sequence for one in world.said] == list(range(1, len(world.said) + 1))
+    assert [one.event.sequence for one in world.said] == list(range(START_MS, START_MS + len(world.said)))
     for output in world.admission:
         event = output.event
         assert (output.topic, output.key, event.sequence, event.tenant) == ("admission", event.subject, None, "acme")

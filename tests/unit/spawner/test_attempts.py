@@ -18,7 +18,7 @@ from sluice_contracts.messages.pipeline import (
     TaskRetried,
     TaskStarted,
 )
-from sluice_spawner.domain.policy import SpawnerPolicy
+from sluice_spawner.domain.policy import TIMERS_PER_DECISION_MAX_COUNT, SpawnerPolicy
 from tests.unit.spawner.world import PIPELINE, START_MS, World, known, of, plan, reference, types
 
 
@@ -299,6 +299,33 @@ def test_tick_does_what_is_due_and_nothing_else() -> None:
 
 
 @pytest.mark.covers("P12")
+def test_a_tick_fires_no_more_than_one_decision_may_hold() -> None:
+    """Its outputs are one record of the journal: 130 attempts of 64 KiB would not fit. The timers bring the rest."""
+    world = World()
+    world.spawn(plan(*(f"t{number}" for number in range(40)), limits={"max_agents": 40}))
+    world.wait(0)
+    assert len(world.all(AgentRun)) == 40
+    world.now_ms += 10_000  # and no timer fired, as if the processor had been away
+    assert len(of(AgentRun, world.tick())) == TIMERS_PER_DECISION_MAX_COUNT
+    assert len(of(AgentRun, world.tick())) == TIMERS_PER_DECISION_MAX_COUNT
+    world.wait(0)
+    assert [run.attempt for run in world.all(AgentRun)] == [1] * 40 + [2] * 40
+
+
+@pytest.mark.covers("P12")
+def test_a_tick_starts_nothing_beyond_what_its_timers_handed_out() -> None:
+    world = World()
+    world.spawn(plan(*(f"t{number}" for number in range(80)), limits={"max_agents": 50}))
+    advance = [timer for timer in world.timers() if timer.name == "advance"]
+    assert advance, "16 were started; the others have slots"
+    world.now_ms += 10_000
+    assert len(of(AgentRun, world.tick())) == TIMERS_PER_DECISION_MAX_COUNT
+    world.wait(0)
+    assert world.agent("t15").attempt == 2
+    assert world.agent("t49").attempt == 1
+
+
+@pytest.mark.covers("P12")
 def test_a_tick_that_ends_the_pipeline_ends_it_once() -> None:
     world = World()
     world.spawn(plan("a", "b"))
@@ -321,7 +348,7 @@ def test_a_late_turn_after_the_end_is_refused_and_its_runner_stopped() -> None:
     assert types(said) == ["agent.attempt_refused", "agent.stop"]
     assert world.hear(late) == []
     numbers = [output.event.sequence for output in world.said]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == list(range(START_MS, START_MS + len(numbers)))
 
 
 @pytest.mark.covers("W10")

@@ -24,7 +24,7 @@ from sluice_spawner.domain.policy import SpawnerPolicy
 from sluice_spawner.domain.state import AgentEntity, ClaimEntity, PipelineEntity, PlanEntity, TaskEntity
 from sluice_spawner.domain.view import View
 from sluice_spawner.handlers import HANDLERS
-from tests.unit.spawner.world import PIPELINE, ROLES, TERMINAL, World, known, of, plan
+from tests.unit.spawner.world import PIPELINE, ROLES, START_MS, TERMINAL, World, known, of, plan
 
 POLICY = SpawnerPolicy(
     spawn_attempts_max=3, lost_attempts_max=4, questions_per_pipeline_max=5, installation_agents_max=3
@@ -154,7 +154,7 @@ class Story:
     def _check_said(self) -> None:
         said = [output.event for output in self.world.said]
         assert len({event.id for event in said}) == len(said)
-        assert [event.sequence for event in said] == list(range(1, len(said) + 1))
+        assert [event.sequence for event in said] == list(range(START_MS, START_MS + len(said)))
         ends = [index for index, event in enumerate(said) if isinstance(event.data, TERMINAL)]
         assert len(ends) <= 1
         if ends:

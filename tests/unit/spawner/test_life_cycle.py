@@ -17,6 +17,7 @@ from sluice_contracts.messages.pipeline import (
     PipelineSpawn,
     PipelineSpawned,
     PipelineStateChanged,
+    QuestionAsked,
     TaskAssigned,
     TaskSucceeded,
 )
@@ -86,7 +87,7 @@ def test_every_event_is_numbered_and_tells_its_cause() -> None:
     world.run("a")
     world.run("b")
     events = [output.event for output in world.said]
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [event.sequence for event in events] == list(range(START_MS, START_MS + len(events)))
     assert len({event.id for event in events}) == len(events)
     causes = {event.id for event, _, _ in world.heard}
     for event in events:
@@ -182,6 +183,37 @@ def test_a_command_after_the_end_is_refused_and_one_that_was_obeyed_is_not() -> 
     assert world.cancel(id_="cancel-2")[0].problem.code == "pipeline_ended"  # type: ignore[attr-defined]
     assert world.cancel(id_="cancel-2") == []
     world.terminal()
+
+
+@pytest.mark.covers("P1", "O1")
+def test_an_id_that_is_used_again_after_the_retention_is_another_pipeline() -> None:
+    """Even if the very same command comes again: nothing of it is taken for something of the former life."""
+    world = World(SpawnerPolicy(finished_retention_s=60))
+    again = world.event(PipelineSpawn(plan=plan("a")), id_="spawn-1")
+    lives = []
+    for _ in range(2):
+        begun, said, admission = world.now_ms, len(world.said), len(world.admission)
+        world.hear(again)
+        agent_id = world.agent_id("a")
+        world.start("a")
+        world.ask("a")
+        world.answer(world.last(QuestionAsked).question_id, "x")
+        world.turn("a", 1)
+        world.succeed("a")
+        assert world.hear(again) == []
+        assert world.last(PipelineCompleted).agents_used == 1
+        events = [output.event for output in [*world.said[said:], *world.admission[admission:]]]
+        lives.append((begun, agent_id, {event.id for event in events}, world.last(QuestionAsked).question_id))
+        assert min(event.sequence for event in events if event.sequence is not None) == begun
+        world.wait(60)
+        assert world.kept() == {}
+    former, latter = lives
+    assert former[0] < latter[0]
+    assert former[1] != latter[1]
+    assert former[2] & latter[2] == set()
+    assert former[3] != latter[3]
+    numbers = [output.event.sequence for output in world.said]
+    assert numbers == sorted(set(numbers))  # type: ignore[type-var]
 
 
 @pytest.mark.covers("P13")

@@ -27,6 +27,7 @@ from sluice_contracts.messages.agent import (
 )
 from sluice_contracts.messages.base import ArtifactRef, Body, Message, Problem, Usage
 from sluice_contracts.messages.pipeline import (
+    AgentCreated,
     PipelineAnswer,
     PipelineCancel,
     PipelineCancelled,
@@ -102,6 +103,7 @@ class World:
         self.heard: list[tuple[CloudEvent[Message], int, Decision]] = []
         self.now_ms = START_MS
         self._ids = count(1)
+        self._agent_ids: dict[str, str] = {}
         self._entities = msgspec.msgpack.Decoder(self.decider.entity_type)
 
     # Inputs
@@ -134,6 +136,8 @@ class World:
         said: list[Message] = []
         for output in decision.outputs:
             self._check(output)
+            if isinstance(output.event.data, AgentCreated) and output.event.subject == PIPELINE:
+                self._agent_ids[output.event.data.task_id] = output.event.data.agent_id
             if output.topic != "admission":
                 self.said.append(output)
                 said.append(output.event.data)
@@ -170,7 +174,7 @@ class World:
     # Runners
 
     def agent_id(self, task_id: str) -> str:
-        return ids.agent_id(PIPELINE, task_id)
+        return self._agent_ids[task_id]
 
     def agent(self, task_id: str) -> AgentEntity:
         entity = self.state[f"{PIPELINE}/agent/{self.agent_id(task_id)}"]

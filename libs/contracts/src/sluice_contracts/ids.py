@@ -24,7 +24,7 @@ def derived_id(*parts: str | int) -> str:
     ``("a", "bc")`` and ``("ab", "c")`` differ.
 
     Args:
-        *parts: For an emitted message: the cause's id, the message type and the ordinal among its siblings.
+        *parts: For an emitted message: the cause's id, the message type and a number of its own.
 
     Returns:
         A UUIDv5 in its 36-character form.
@@ -40,11 +40,6 @@ def derived_id(*parts: str | int) -> str:
 def pipeline_id(tenant: str, dedupe_key: str) -> str:
     """The id of the pipeline that a tenant's dedupe key names: whoever computes it, a second spawn meets the first."""
     return derived_id("pipeline", tenant, dedupe_key)
-
-
-def agent_id(pipeline: str, task: str) -> str:
-    """The id of the agent that works on a task of a pipeline."""
-    return derived_id("agent", pipeline, task)
 
 
 def record_id(topic: str, partition: int, offset: int) -> str:

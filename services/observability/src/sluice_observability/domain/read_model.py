@@ -1,6 +1,7 @@
 """The fold of `pipeline.events` and `agent.events.<q>` into what people see. The dispatch table stands at the end.
 
 Order: what the spawner says of one pipeline is in order and numbered, so a repeated event is recognised by its number.
+Numbers rise also where an id is used again, long after its pipeline ended: the last spawn is what the id means.
 Between the two kinds of topics there is no order: what a runner says may come before the event that creates its agent,
 so it is kept with a pipeline of which nothing else is known yet, and never changes what the spawner decides.
 """
@@ -48,6 +49,8 @@ class ReadModel:
         if by_spawner and event.sequence is not None:
             if event.sequence <= view.sequence:
                 return False
+            if view.spawned and isinstance(event.data, pipeline.PipelineSpawned):
+                view = self._live_again(view)
             view.sequence = event.sequence
         was_finished = view.finished
         fold(view, event.data, event)
@@ -59,6 +62,22 @@ class ReadModel:
         if view.finished and not was_finished and view.spawned:
             self._keep_finished(event.subject)
         return True
+
+    def _live_again(self, former: PipelineView) -> PipelineView:
+        """Begins a pipeline whose id was used before, and forgets that one.
+
+        An agent of which only runners spoke so far is the new one's: they may be heard before the spawner.
+        """
+        pipeline_id = former.pipeline_id
+        del self._known[pipeline_id]
+        self._finished.pop(pipeline_id, None)
+        view = PipelineView(pipeline_id, former.tenant)
+        for agent_id, agent_view in former.agents.items():
+            if self._agents.pop(agent_id, None) is None:
+                view.agents[agent_id] = agent_view
+                view.updated_at_ms = max(view.updated_at_ms, agent_view.updated_at_ms)
+        self._known[pipeline_id] = view
+        return view
 
     def _keep_finished(self, pipeline_id: str) -> None:
         self._finished[pipeline_id] = None

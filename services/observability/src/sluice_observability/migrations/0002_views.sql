@@ -122,18 +122,19 @@ AS SELECT
 FROM
 (
     SELECT tenant, pipeline_id,
-        argMinIf(JSONExtractString(events.payload, 'plan', 'objective'), rank, type = 'pipeline.spawned') AS objective,
-        argMinIf(JSONExtractString(events.payload, 'dedupe_key'), rank, type = 'pipeline.spawned') AS dedupe_key,
-        argMinIf(JSONExtractString(events.payload, 'parent_pipeline_id'), rank, type = 'pipeline.spawned') AS parent_pipeline_id,
-        argMinIf(JSONLength(events.payload, 'plan', 'tasks'), rank, type = 'pipeline.spawned') AS tasks,
-        argMinIf(events.trace_id, rank, type = 'pipeline.spawned') AS trace_id,
-        minIf(events.event_time, type = 'pipeline.spawned') AS spawned_at,
+        argMaxIf(JSONExtractString(events.payload, 'plan', 'objective'), rank, type = 'pipeline.spawned') AS objective,
+        argMaxIf(JSONExtractString(events.payload, 'dedupe_key'), rank, type = 'pipeline.spawned') AS dedupe_key,
+        argMaxIf(JSONExtractString(events.payload, 'parent_pipeline_id'), rank, type = 'pipeline.spawned') AS parent_pipeline_id,
+        argMaxIf(JSONLength(events.payload, 'plan', 'tasks'), rank, type = 'pipeline.spawned') AS tasks,
+        argMaxIf(events.trace_id, rank, type = 'pipeline.spawned') AS trace_id,
+        argMaxIf(events.event_time, rank, type = 'pipeline.spawned') AS spawned_at,
+        maxIf(ifNull(sequence, 0), type = 'pipeline.spawned') AS begun,
         argMaxIf(type, rank, is_state) AS last_type,
         argMaxIf(JSONExtractString(events.payload, 'to_state'), rank, is_state) AS last_state,
         argMaxIf(events.payload, rank, is_state) AS last_payload,
         argMaxIf(events.event_time, rank, is_state) AS last_time,
         last_type IN ('pipeline.completed', 'pipeline.failed', 'pipeline.cancelled') AS finished,
-        uniqExactIf(events.agent_id, type = 'agent.created') AS agents_used
+        arrayCount(number -> number > begun, groupArrayIf(ifNull(sequence, 0), type = 'agent.created')) AS agents_used
     FROM
     (
         SELECT *, tuple(sequence, offset) AS rank,
@@ -142,7 +143,7 @@ FROM
     ) AS events
     GROUP BY tenant, pipeline_id HAVING countIf(type = 'pipeline.spawned') > 0
 )
-COMMENT 'Each pipeline with its state.';
+COMMENT 'Each pipeline with its state; where its id was used again after its retention, the last pipeline of that id.';
 
 CREATE VIEW tasks
 (
@@ -166,12 +167,16 @@ CREATE VIEW tasks
     assigned_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When it was first assigned.',
     finished_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When it ended.'
 )
-AS WITH planned AS
+AS WITH spawned AS
+(
+    SELECT tenant, pipeline_id, max(sequence) AS begun, argMax(events.payload, tuple(sequence, offset)) AS spawn
+    FROM events WHERE topic = 'pipeline.events' AND type = 'pipeline.spawned' GROUP BY tenant, pipeline_id
+),
+planned AS
 (
     SELECT tenant, pipeline_id, JSONExtractString(spec, 'id') AS task_id, JSONExtractString(spec, 'objective') AS objective,
         JSONExtractString(spec, 'role') AS role
-    FROM (SELECT tenant, pipeline_id, arrayJoin(JSONExtractArrayRaw(payload, 'plan', 'tasks')) AS spec
-        FROM events WHERE topic = 'pipeline.events' AND type = 'pipeline.spawned')
+    FROM (SELECT tenant, pipeline_id, arrayJoin(JSONExtractArrayRaw(spawn, 'plan', 'tasks')) AS spec FROM spawned)
 ),
 told AS
 (
@@ -182,7 +187,8 @@ told AS
         maxIf(events.attempt, type = 'task.assigned') AS attempts, countIf(type = 'task.retried') AS retries,
         minIf(event_time, type = 'task.assigned') AS first_assigned, max(event_time) AS last_time,
         countIf(type = 'task.assigned') > 0 AS was_assigned
-    FROM events WHERE topic = 'pipeline.events' AND startsWith(type, 'task.')
+    FROM events INNER JOIN spawned ON events.tenant = spawned.tenant AND events.pipeline_id = spawned.pipeline_id
+    WHERE topic = 'pipeline.events' AND startsWith(type, 'task.') AND sequence > begun
     GROUP BY tenant, pipeline_id, task_id
 )
 SELECT p.tenant AS tenant, p.pipeline_id AS pipeline_id, p.task_id AS task_id, p.objective AS objective,
@@ -201,7 +207,7 @@ SELECT p.tenant AS tenant, p.pipeline_id AS pipeline_id, p.task_id AS task_id, p
     if(t.was_assigned, t.first_assigned, NULL) AS assigned_at,
     if(status IN ('succeeded', 'failed', 'skipped', 'cancelled'), t.last_time, NULL) AS finished_at
 FROM planned AS p LEFT JOIN told AS t ON t.tenant = p.tenant AND t.pipeline_id = p.pipeline_id AND t.task_id = p.task_id
-COMMENT 'Each task of each plan with its status.';
+COMMENT 'Each task of each plan with its status; of pipelines as in pipelines.';
 
 CREATE VIEW turns
 (
@@ -319,7 +325,7 @@ AS SELECT tenant, pipeline_id, events.agent_id AS agent_id,
     maxIf(event_time, type IN ('agent.created', 'agent.state_changed')) AS state_since
 FROM events WHERE topic = 'pipeline.events' AND events.agent_id != ''
 GROUP BY tenant, pipeline_id, agent_id HAVING countIf(type = 'agent.created') > 0
-COMMENT 'Each agent with its state.';
+COMMENT 'Each agent with its state. A pipeline whose id is used again has other agents.';
 
 CREATE VIEW errors
 (

@@ -34,6 +34,7 @@ class DecisionBuilder:
         pipeline_id: Of the pipeline that is decided about; the installation's id, where its slots are.
         now_ms: The time of the decision.
         facts: In their order, for those who replay them.
+        attempts: How many this decision hands out.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class DecisionBuilder:
         self.policy = policy
         self.roles = roles
         self.facts: list[Fact] = []
+        self.attempts = 0
         self._outputs: list[Output] = []
 
     def accept(self, message: Message) -> None:
@@ -58,6 +60,7 @@ class DecisionBuilder:
 
     def assign(self, queue: str, message: AgentRun) -> None:
         """Emits an attempt to a queue's runners."""
+        self.attempts += 1
         self._emit(topics.AGENT_TASKS.for_queue(queue), message.agent_id, message)
 
     def tell(self, queue: str, message: AgentStop | AgentAnswer) -> None:
@@ -67,8 +70,8 @@ class DecisionBuilder:
     def request(self, message: AdmissionRequested) -> None:
         """Asks the installation for slots. It has no sequence: that would be the pipeline's, under the key of all."""
         tenant, _, traceparent = self._pipeline_context()
-        ordinal = len(self._outputs)
-        self._append(topics.ADMISSION.name, ids.INSTALLATION_ID, message, ordinal, (tenant, None, traceparent))
+        context = tenant, None, traceparent
+        self._append(topics.ADMISSION.name, ids.INSTALLATION_ID, message, message.number, context)
         self._fold(Fact(message, self.now_ms, self.cause.id, tenant))
 
     def grant(self, pipeline_id: str, slots: int) -> None:
@@ -103,7 +106,7 @@ class DecisionBuilder:
 
     def _emit(self, topic: str, key: str, message: Message) -> None:
         context = tenant, sequence, traceparent = self._context(message)
-        self._append(topic, key, message, len(self._outputs), context)
+        self._append(topic, key, message, len(self._outputs) if sequence is None else sequence, context)
         self._fold(Fact(message, self.now_ms, self.cause.id, tenant, sequence, traceparent))
 
     def _append(
@@ -111,7 +114,8 @@ class DecisionBuilder:
     ) -> None:
         cause, pipeline_id = self.cause, pipeline_id or self.pipeline_id
         tenant, sequence, traceparent = context
-        # Other producers' ids are unique per source only, and the careless ones not even across pipelines.
+        # Other producers' ids are unique per source only, and the careless ones not even across pipelines. Between two
+        # lives of one id a cause may repeat; its outputs' ordinals do not (decision 0003).
         event_id = derived_id(cause.source, cause.id, pipeline_id, message.type, ordinal)
         event: CloudEvent[Message] = CloudEvent(
             id=event_id,
@@ -129,7 +133,7 @@ class DecisionBuilder:
     def _context(self, message: Message) -> Context:
         """The next event's: the pipeline's, where there is one."""
         if isinstance(message, PipelineSpawned):
-            return self.cause.tenant, 1, self.cause.traceparent or root(self.cause.id).traceparent
+            return self.cause.tenant, self.now_ms, self.cause.traceparent or root(self.cause.id).traceparent
         tenant, sequence, traceparent = self._pipeline_context()
         if isinstance(message, PipelineRefused):
             tenant = self.cause.tenant  # whoever commands hears of it, and nobody else

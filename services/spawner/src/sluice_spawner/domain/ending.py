@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sluice_contracts import ids
 from sluice_contracts.messages.agent import AgentStop
 from sluice_contracts.messages.base import AgentState, Problem
 from sluice_contracts.messages.pipeline import (
@@ -71,7 +70,7 @@ def _stop_tasks(builder: DecisionBuilder, reason: str) -> None:
         if task.status == "pending":
             builder.publish(TaskSkipped(task_id=task_id, reason=reason))
         elif not task.ended:
-            agent_id = ids.agent_id(builder.pipeline_id, task_id)
+            agent_id = view.agent_id(task_id)
             stop_agent(builder, agent_id, reason)
             change_agent(builder, agent_id, "TERMINATED", reason)
             builder.publish(TaskCancelled(task_id=task_id, reason=reason))

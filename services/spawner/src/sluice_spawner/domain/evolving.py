@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sluice_contracts import ids
 from sluice_contracts.messages import admission, agent, pipeline
 from sluice_contracts.messages.base import Message, PipelineState
 from sluice_spawner.domain import evolving_admission, evolving_agents, facts
@@ -105,7 +104,7 @@ def _ended(view: View, message: pipeline.PipelineResult, fact: Fact, policy: Spa
     agents = []
     commands = [fact.cause_id] if isinstance(message, pipeline.PipelineCancelled) else []
     for task_id in plan.task_ids:
-        agent_id = ids.agent_id(view.pipeline_id, task_id)
+        agent_id = view.agent_id(task_id)
         known = view.find_agent(agent_id)
         if known is not None:
             agents.append(FinishedAgent(agent_id, known.queue, known.records))
@@ -211,7 +210,7 @@ def _task_ended(view: View, task_id: str, ending: Ending) -> None:
     """Ends the task's agent, and looks at the task's dependents: those that wait for nothing more may start."""
     entity = view.pipeline()
     entity = replace(entity, unfinished=entity.unfinished - 1)
-    agent_id = ids.agent_id(view.pipeline_id, task_id)
+    agent_id = view.agent_id(task_id)
     known = view.find_agent(agent_id)
     if known is not None:
         spent = known.spent

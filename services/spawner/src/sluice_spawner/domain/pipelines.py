@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
-from sluice_contracts import ids
 from sluice_contracts.envelope import SYSTEM_TENANT
 from sluice_contracts.messages.pipeline import (
     PipelineAnswer,
@@ -28,6 +28,7 @@ from sluice_spawner.domain.facts import (
     spawn_timer,
     task_timer,
 )
+from sluice_spawner.domain.policy import TIMERS_PER_DECISION_MAX_COUNT
 
 
 def spawn(builder: DecisionBuilder, message: PipelineSpawn) -> None:
@@ -67,16 +68,14 @@ def answer(builder: DecisionBuilder, message: PipelineAnswer) -> None:
 
 
 def tick(builder: DecisionBuilder, message: PipelineTick) -> None:
-    """Looks at a living pipeline again (P12): what is due is done, what may start is started."""
+    """Looks at a living pipeline again (P12): what is due is done, what may start is started.
+
+    Of what is due only so much as one decision may hold: the rest comes by its timers, as all of it would.
+    """
     if builder.view.find_finished() is not None or not _lives(builder):
         return
-    for task_id in builder.view.plan().task_ids:
-        agent_id = ids.agent_id(builder.pipeline_id, task_id)
-        agent = builder.view.find_agent(agent_id)
-        if agent is not None:
-            due = [question_timer(question_id) for question_id in agent.pending]
-            for name in (*due, task_timer(agent_id), spawn_timer(agent_id)):
-                _fire_if_due(builder, name)
+    for name in islice(_due(builder), TIMERS_PER_DECISION_MAX_COUNT):
+        _fire(builder, name)
     tasks.advance(builder)
 
 
@@ -122,12 +121,19 @@ def timer_due(builder: DecisionBuilder, message: TimerDue) -> None:
         _fire(builder, message.name)
 
 
-def _fire_if_due(builder: DecisionBuilder, name: str) -> None:
-    if builder.view.find_plan() is None:
-        return  # what fired before ended the pipeline
-    timer = builder.view.find_timer(name)
-    if timer is not None and timer.due_at_ms <= builder.now_ms:
-        _fire(builder, name)
+def _due(builder: DecisionBuilder) -> Iterator[str]:
+    """The timers of a pipeline's agents that are due; none is left where one that fired ended the pipeline."""
+    for task_id in builder.view.plan().task_ids:
+        if builder.view.find_pipeline() is None:
+            return
+        agent_id = builder.view.agent_id(task_id)
+        agent = builder.view.find_agent(agent_id)
+        if agent is not None:
+            asked = [question_timer(question_id) for question_id in agent.pending]
+            for name in (*asked, task_timer(agent_id), spawn_timer(agent_id)):
+                timer = builder.view.find_timer(name)
+                if timer is not None and timer.due_at_ms <= builder.now_ms:
+                    yield name
 
 
 def _fire(builder: DecisionBuilder, name: str) -> None:

@@ -32,6 +32,9 @@ REPORT_MAX_BYTES = 128 * 1024
 STARTS_PER_DECISION_MAX_COUNT = 16
 """Attempts handed out by one decision: 16 records of at most 64 KiB keep it near 1 MiB. A timer brings the rest."""
 
+TIMERS_PER_DECISION_MAX_COUNT = 16
+"""Timers that one `pipeline.tick` fires: each may hand out an attempt, beside the starts of the whole decision."""
+
 GRANTS_PER_DECISION_MAX_COUNT = 256
 """Pipelines that one decision of the arbiter serves: 256 records of half a KiB stay far below a batch. A timer brings
 the rest."""

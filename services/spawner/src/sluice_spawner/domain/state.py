@@ -272,7 +272,11 @@ class RequestEntity(Entity, frozen=True, tag="request"):
 
 
 class SequenceEntity(Entity, frozen=True, tag="sequence"):
-    """How many events a pipeline has; apart from the pipeline, since most events leave that unchanged."""
+    """The number of a pipeline's last event; apart from the pipeline, since most events leave that unchanged.
+
+    The first has the time of the spawn, so that numbers rise from one life of an id to the next, too: a life says less
+    than one event a millisecond between its spawn and the end of its retention.
+    """
 
     last: int
 

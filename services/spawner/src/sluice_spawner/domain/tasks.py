@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sluice_contracts import ids
 from sluice_contracts.messages.agent import AgentRun, AgentSucceeded, Answer
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.pipeline import (
@@ -55,10 +54,10 @@ def advance(builder: DecisionBuilder) -> None:
             return
         if pipeline.ready_first is None or pipeline.alive >= pipeline.slots_granted:
             break
-        if started == STARTS_PER_DECISION_MAX_COUNT:
+        if started == STARTS_PER_DECISION_MAX_COUNT or builder.attempts >= STARTS_PER_DECISION_MAX_COUNT:
             builder.accept(StartsDeferred())
-        else:
-            _start(builder, pipeline.ready_first)
+            break
+        _start(builder, pipeline.ready_first)
     slots.balance(builder)
 
 
@@ -69,7 +68,7 @@ def _start(builder: DecisionBuilder, task_id: str) -> None:
         refused = SpawnRefused(f"role {role} of task {task_id} was removed since the spawn", code="unknown_role")
         _end_failed(builder, task_id, refused.problem())
         return
-    agent_id = ids.agent_id(builder.pipeline_id, task_id)
+    agent_id = builder.view.agent_id(task_id)
     builder.publish(AgentCreated(agent_id=agent_id, task_id=task_id, role=role, queue=queue))
     run_attempt(builder, agent_id, "ready")
 
@@ -201,7 +200,7 @@ def stop_and_fail(builder: DecisionBuilder, agent_id: str, problem: Problem) -> 
 def _end_failed(builder: DecisionBuilder, task_id: str, problem: Problem) -> None:
     """Ends a task; under fail_fast the whole pipeline, unless a task waits for exactly this failure."""
     view = builder.view
-    agent_id = ids.agent_id(builder.pipeline_id, task_id)
+    agent_id = builder.view.agent_id(task_id)
     if view.find_agent(agent_id) is not None:
         ending.change_agent(builder, agent_id, "ERROR", problem.code)
     builder.publish(TaskFailed(task_id=task_id, problem=problem))

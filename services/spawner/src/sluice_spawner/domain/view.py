@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from sluice_contracts.ids import derived_id
 from sluice_runtime.deciding import Entity, State, Timer, timer_key
 from sluice_spawner.domain.state import (
     AgentEntity,
@@ -122,6 +123,13 @@ class View:
     def put_task(self, task_id: str, entity: TaskEntity | None) -> None:
         """Writes or deletes a task."""
         self._put(f"task/{task_id}", entity)
+
+    def agent_id(self, task_id: str) -> str:
+        """The id of the agent that works on a task of the living pipeline: another in each life of the pipeline's id.
+
+        So whatever is known of an agent, by runners and readers too, is never taken for something of a former life.
+        """
+        return derived_id("agent", self.pipeline_id, self.pipeline().created_at_ms, task_id)
 
     def find_agent(self, agent_id: str) -> AgentEntity | None:
         """An agent, if it was ever created."""
