@@ -13,7 +13,7 @@ from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import AgentRun, AgentTurnFinished
-from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineResult, TaskSucceeded
+from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineResult, PipelineSpawned, TaskSucceeded
 
 EVENTS, ADMISSION = "pipeline.events", "admission"
 
@@ -63,6 +63,15 @@ class History:
                 ends[event.subject].add(event.id)
         return ends
 
+    @property
+    def lives(self) -> dict[str, list[bool]]:
+        """Per pipeline, its spawns (False) and ends (True), each once, in their order: an id may be used again."""
+        lives: dict[str, dict[int | None, bool]] = defaultdict(dict)
+        for event in self.events(EVENTS):
+            if isinstance(event.data, PipelineSpawned | PipelineResult):
+                lives[event.subject][event.sequence] = isinstance(event.data, PipelineResult)
+        return {pipeline: [told[number] for number in sorted(told, key=int)] for pipeline, told in lives.items()}
+
 
 def each_id_has_one_content(history: History, spawned: set[str]) -> None:
     for topic in history.decided:
@@ -91,8 +100,8 @@ def sequences_have_each_event_once_in_order(history: History, spawned: set[str])
 
 def every_spawned_pipeline_has_one_terminal_event(history: History, spawned: set[str]) -> None:
     assert set(history.ended) == spawned, f"without an end: {spawned - set(history.ended)}"
-    several = {pipeline: ids for pipeline, ids in history.ended.items() if len(ids) != 1}
-    assert not several, f"several ends: {several}"
+    wrong = {pipeline: told for pipeline, told in history.lives.items() if told != [False, True] * (len(told) // 2)}
+    assert not wrong, f"not each spawn has one end: {wrong}"
 
 
 def no_finished_turn_is_run_again(history: History, spawned: set[str]) -> None:

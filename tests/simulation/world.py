@@ -6,6 +6,7 @@ Run it again with the seed that a failure prints, and it fails at the same step.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sluice_contracts import ids, topics
@@ -17,6 +18,7 @@ from sluice_contracts.messages.pipeline import (
     PipelineAnswer,
     PipelineCancel,
     PipelineSpawn,
+    PipelineTick,
     QuestionAsked,
 )
 from sluice_contracts.messages.plan import Dependency, Plan, TaskSpec
@@ -32,6 +34,10 @@ from tests.simulation.spawners import SpawnerInstance
 PARTITIONS = 2
 FEW_AGENTS = 3
 """That may live at once where the seed is odd: less than two pipelines want."""
+
+BRIEF_RETENTION_S = 3
+"""Ended pipelines are forgotten so soon where the seed is a multiple of three: a command that comes again, with the id
+that it had, then starts another pipeline of the same id."""
 
 DEAF_MAX_MS = 21_000
 """An instance hears no heartbeats for so long: some leases."""
@@ -49,6 +55,7 @@ class Faults:
     redeliver: float = 0.01
     second_instance: float = 0.01
     deaf: float = 0.002
+    repeated_command: float = 0.004
 
 
 class World:
@@ -61,6 +68,7 @@ class World:
         names = {one.name: one.partitions for one in topics.concrete_topics(queues=[QUEUE], partitions=PARTITIONS)}
         self.log = RememberingLog(names, self.clock)
         self.agents_max = FEW_AGENTS if seed % 2 else SpawnerPolicy().installation_agents_max
+        self.forgetful = seed % 3 == 0
         self._topics = [name for name in names if name not in ("pipeline.journal", "pipeline.state")]
         self.shared = Shared()
         self.faults = faults or Faults()
@@ -82,7 +90,8 @@ class World:
         return f"{stem}-{self._made}"
 
     def _new_spawner(self) -> None:
-        policy = SpawnerPolicy(installation_agents_max=self.agents_max)
+        retention_s = BRIEF_RETENTION_S if self.forgetful else SpawnerPolicy().finished_retention_s
+        policy = SpawnerPolicy(installation_agents_max=self.agents_max, finished_retention_s=retention_s)
         decider = SpawnerDecider(policy, RoleCatalogue(queue_of={ROLE.name: QUEUE}, queues=frozenset({QUEUE})))
         instance = SpawnerInstance(self._name("spawner"), self.log, self.clock, self.random, decider, INPUTS)
         self.spawners.append(instance)
@@ -123,7 +132,10 @@ class World:
         identity = f"command-{len(self.commands)}"
         event = CloudEvent(identity, "test", "tenant", pipeline, self.clock.now_ms(), data)
         self.commands[identity] = event
-        self.log.append(encode(event, topic="pipeline.commands", key=pipeline))
+        self._send(event)
+
+    def _send(self, event: CloudEvent[Message]) -> None:
+        self.log.append(encode(event, topic="pipeline.commands", key=event.subject))
 
     def answer_questions(self) -> None:
         for number in range(PARTITIONS):
@@ -168,6 +180,8 @@ class World:
             self._redeliver()
         if self._faulty.random() < faults.deaf:
             self._faulty.choice(self.spawners).deafen(self._faulty.randint(1_000, DEAF_MAX_MS))
+        if self.commands and self._faulty.random() < faults.repeated_command:
+            self._send(self.commands[self._faulty.choice(list(self.commands))])
         if len(self.spawners) < 2 and roll() < faults.second_instance:
             self._new_spawner()
         if len(self.runners) < 2 and roll() < faults.second_instance:
@@ -213,6 +227,8 @@ class World:
                 self.spawn()
             if self.spawned and self.random.random() < 0.001:
                 self._command(self.random.choice(sorted(self.spawned)), PipelineCancel(reason="enough"))
+            if self.spawned and self._faulty.random() < 0.003:
+                self._command(self._faulty.choice(sorted(self.spawned)), PipelineTick())
             self.step()
         while self.frozen:
             self._wake()
@@ -227,18 +243,33 @@ class World:
             return False  # looking costs more than a step
         now_ms = self.clock.now_ms()
         owners = [owner for one in self.spawners for owner in one.owners.values()]
-        if any(runner.busy or runner.running for runner in self.runners):
-            return False
+        if any(runner.busy or (runner.running and not self.forgetful) for runner in self.runners):
+            return False  # nobody stops an attempt of a pipeline that is forgotten: it may wait for an answer for ever
         return len(owners) == PARTITIONS and all(owner.idle(now_ms) for owner in owners) and self.all_ended()
 
     def all_ended(self) -> bool:
-        return self.spawned <= set(self.history().ended)
+        lives = self.history().lives
+        return self.spawned <= set(lives) and all(told[-1] for told in lives.values())
 
     def check(self) -> None:
         """All laws of what stands on the topics, and of the slots at every moment."""
-        check(self.history(), self.spawned)
+        history = self.history()
+        check(history, self.spawned)
         check_slots(self.log.journal, self.agents_max)
-        for event in self.history().events("pipeline.events"):
+        events = history.events("pipeline.events")
+        self._check_commands(events)
+        self._check_losses(events)
+
+    def _check_commands(self, events: Sequence[CloudEvent[Message]]) -> None:
+        """Each has an effect or is refused; but a tick may find nothing to do, and a spawn a pipeline that is there."""
+        causes = {event.causation_id for event in events}
+        for command in self.commands.values():
+            if isinstance(command.data, PipelineAnswer | PipelineCancel):
+                assert command.id in causes, f"nobody heard {command}"
+
+    def _check_losses(self, events: Sequence[CloudEvent[Message]]) -> None:
+        """Only who crashed or froze lost an attempt by silence."""
+        for event in events:
             if isinstance(event.data, AgentAttemptLost) and event.data.problem.code == "lease_expired":
                 assert event.data.runner_id in self.gone, f"{event.data.runner_id} lived, and lost {event.data}"
 
