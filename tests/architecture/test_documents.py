@@ -127,3 +127,10 @@ def test_a_page_s_lines_are_not_too_long(page: Path) -> None:
         if len(line) > LINE_MAX_CHARACTERS and not line.startswith("|")
     ]
     assert not long
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_s_lists_are_lists(page: Path) -> None:
+    """Whatever joins lines makes one paragraph of a list, or one heading of all."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^#+ .* - .*$|^.*[.:;] - \*\*.*$", text, re.MULTILINE) == []
