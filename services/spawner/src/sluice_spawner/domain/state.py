@@ -2,6 +2,11 @@
 
 What never changes (plan, specifications) is apart from what does, so that a decision rewrites little: a finished turn
 touches one agent. Keys begin with the pipeline's id; `view` is their one place.
+
+**What was written stays readable.** Journals and checkpoints of earlier releases are read with these classes; the small
+ones are written as arrays, where a field's place is its name. So fields are only appended, and have a default; names,
+places, tags and defaults never change (what is at its default is not written), and what means something else is another
+field. Recorded histories in `tests/unit/spawner/recorded` are read back by a test; a new field needs a new one.
 """
 
 from __future__ import annotations
