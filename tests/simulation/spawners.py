@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
 
 from sluice_contracts.codec import decode
 from sluice_contracts.envelope import OutgoingRecord, Record
@@ -213,6 +212,3 @@ class SpawnerInstance:
             self.leases.heard(heartbeat)
             self._heartbeats_from = record.offset + 1
         self._heard_through_ms = self.clock.now_ms()
-
-
-MakeDecider = Callable[[], Decider]
