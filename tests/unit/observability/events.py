@@ -17,12 +17,14 @@ TRANSCRIPT = ArtifactRef(sha256="a" * 64, size_bytes=10)
 class Teller:
     """Numbers and times what is told of one pipeline."""
 
-    def __init__(self, pipeline_id: str, tenant: str = "acme", start_ms: int = START_MS) -> None:
+    def __init__(
+        self, pipeline_id: str, tenant: str = "acme", start_ms: int = START_MS, *, first_sequence: int = 1
+    ) -> None:
         self.pipeline_id = pipeline_id
         self.tenant = tenant
         self.agent_id = derived_id("agent", pipeline_id, "look")
-        self._sequence = 0
-        self._told = 0
+        self._sequence = first_sequence - 1
+        self._told = self._sequence
         self._start_ms = start_ms
 
     def command(self, data: Message) -> CloudEvent[Message]:

@@ -31,6 +31,7 @@ EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 VIEWS = (
     "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "turns", "model_calls", "tool_calls",
     "errors", "pipeline_story", "log_completeness", "log", "positions", "gaps",
+    "pipeline_marks",
 )  # fmt: skip
 
 
@@ -207,6 +208,20 @@ class TestMigrations:
     def test_they_are_applied_once(self, engine: ClickHouse) -> None:
         assert migrate(engine, shipped()) == []
         assert all_of(engine, "SELECT count() FROM schema_migrations") == [(len(shipped()),)]
+
+    def test_pipelines_of_a_log_that_is_there_already_are_marked(self, engine: ClickHouse) -> None:
+        living = Teller("p1", first_sequence=1_000)
+        stored(engine, [*whole_life("p1"), *spawning(living), *whole_life("p2")])
+        query = "SELECT pipeline_id, type FROM pipeline_marks FINAL ORDER BY pipeline_id"
+        marks = all_of(engine, query)
+        assert marks == [("p1", "pipeline.spawned"), ("p2", "pipeline.completed")]
+        engine.command("DROP TABLE pipeline_marks")
+        marking = next(one for one in shipped() if one.name.endswith("_pipeline_marks.sql"))
+        engine.command(
+            f"ALTER TABLE schema_migrations DELETE WHERE number = {marking.number} SETTINGS mutations_sync = 1"
+        )
+        assert migrate(engine, shipped()) == [marking.name]
+        assert all_of(engine, query) == marks
 
     def test_a_changed_one_is_refused(self, engine: ClickHouse) -> None:
         first, *others = shipped()

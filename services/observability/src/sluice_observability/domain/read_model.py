@@ -49,6 +49,8 @@ class ReadModel:
             if event.sequence <= view.sequence:
                 return False
             view.sequence = event.sequence
+        if view.finished and isinstance(event.data, pipeline.PipelineSpawned):
+            view = self._begin_anew(view)
         was_finished = view.finished
         fold(view, event.data, event)
         _touch(view, event)
@@ -59,6 +61,16 @@ class ReadModel:
         if view.finished and not was_finished and view.spawned:
             self._keep_finished(event.subject)
         return True
+
+    def _begin_anew(self, past: PipelineView) -> PipelineView:
+        """A key was given again after the spawner had forgotten its first pipeline: another life under the same id."""
+        for agent_id in past.agents:
+            self._agents.pop(agent_id, None)
+        self._finished.pop(past.pipeline_id, None)
+        self._known.pop(past.pipeline_id, None)
+        view = PipelineView(past.pipeline_id, past.tenant, sequence=past.sequence)
+        self._unknown[past.pipeline_id] = view  # where `apply` expects what is not spawned yet
+        return view
 
     def _keep_finished(self, pipeline_id: str) -> None:
         self._finished[pipeline_id] = None

@@ -135,6 +135,11 @@ async def on_store_unavailable(request: Request, error: Exception) -> NoReturn:
     raise away("log", error)
 
 
+async def on_query_too_large(request: Request, error: Exception) -> NoReturn:
+    """Makes the problem of a question to the past that is too large for the store: asked again it would be so again."""
+    raise ProblemError(500, "query_too_large", str(error)) from error
+
+
 def not_found(thing: str, name: str, hint: str) -> ProblemError:
     """The problem of a thing that there is not."""
     return ProblemError(404, f"{thing}_not_found", f"{thing} {name[:128]!r} is not known; {hint}")

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 
 from sluice_observability.bootstrap.api import Api, open_api
 from sluice_observability.entrypoints import reading, stream, writing
-from sluice_observability.entrypoints.answers import on_store_unavailable
-from sluice_observability.ports import StoreUnavailable
+from sluice_observability.entrypoints.answers import on_query_too_large, on_store_unavailable
+from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.http import Readiness, build_app, serve
 from sluice_runtime.kafka import KafkaBroker
@@ -31,6 +31,7 @@ def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
     )
     app.state.api = api
     app.add_exception_handler(StoreUnavailable, on_store_unavailable)
+    app.add_exception_handler(QueryTooLarge, on_query_too_large)
     app.include_router(writing.router)
     app.include_router(reading.router)
     app.include_router(stream.router)

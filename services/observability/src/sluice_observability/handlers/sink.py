@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from sluice_observability.domain import arrow
 from sluice_observability.domain.places import Gap, Place, Progress
 from sluice_observability.domain.policy import SinkPolicy
+from sluice_observability.handlers.marks import mark_rows
 from sluice_observability.handlers.positions import GrowingClock, gap_rows, position_rows, with_ingest_time
 from sluice_observability.handlers.refusals import Checker, DeadLetterOffice, Refused
 from sluice_observability.ports import Database, LogSource, StoreUnavailable
@@ -193,6 +194,7 @@ class Sink:
             gaps += dropped
             self._refuse(batch.refused)
         if rows is not None and rows.num_rows:
+            self._mark(rows)
             self._insert(rows)
         if gaps:
             found = gap_rows(gaps, self._clock.now_ms())
@@ -223,6 +225,12 @@ class Sink:
             written = self._until_done("Kafka", lambda: self._await(self._letters.write(refused)))
             self.figures.dead_letters += written
             logger.warning("%d invalid records; %d new dead letters", len(refused), written)
+
+    def _mark(self, rows: Any) -> None:
+        """Before the rows, so that what the log has is marked whatever dies in between; twice is as good as once."""
+        marks = mark_rows(rows)
+        if marks.num_rows:
+            self._until_done("ClickHouse", lambda: self._database.insert("pipeline_marks", marks))
 
     def _insert(self, rows: Any) -> None:
         ingest_ms = self._clock.now_ms()
