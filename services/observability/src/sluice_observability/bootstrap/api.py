@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluice_observability.adapters.kafka_log import KafkaLog
 from sluice_observability.adapters.sql_client import SqlClient
@@ -28,7 +28,7 @@ GROUP = "observability-api"
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A wired api: `follow` fills the read model and keeps it up to date."""
+    """A wired api: `follow` fills the read model and keeps it up to date; `loaded` is set once the past is in it."""
 
     settings: ApiSettings
     live: Live
@@ -36,22 +36,22 @@ class Api:
     commands: Commands
     artifacts: ArtifactStore
     _sources: Callable[[dict[Place, int]], LogSource]
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def follow(self, stop: asyncio.Event, loaded: asyncio.Event) -> None:
+    async def follow(self, stop: asyncio.Event) -> None:
         """Loads what lives from the log, then follows the topics from where the log was, until `stop` is set.
 
         The position is taken before the events are read, so what is read twice is recognised, and nothing is missed.
         A database that is away is waited for: without it, what lived before would be missing.
 
-        Args:
-            stop: Ends it.
-            loaded: Set once the past is loaded.
+        Raises:
+            QueryTooLarge: The past does not fit into the store's limits.
         """
         positions = await patiently(self.history.positions)
         await patiently(self._load)
         self.live.begin(positions)
         source = await asyncio.to_thread(self._sources, positions)
-        loaded.set()
+        self.loaded.set()
         await Tail(source, self.live).run(stop)
 
     async def _load(self) -> None:

@@ -59,6 +59,26 @@ def of(request: Request) -> Api:
     return api
 
 
+def loaded(request: Request) -> Api:
+    """The wired api of a request that needs the read model.
+
+    Raises:
+        ProblemError: The past is not in it yet: what it lacks would look as if it were not there.
+    """
+    return _loaded(of(request))
+
+
+def _loaded(api: Api) -> Api:
+    if not api.loaded.is_set():
+        raise ProblemError(
+            503,
+            "loading",
+            "the api has just started and reads what lives; try again",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+    return api
+
+
 def wait_asked_s(request: Request, limit_s: int) -> int:
     """What `Prefer: wait=N` asks for (RFC 7240 §4.3), bounded; 0 where it is not asked."""
     match = _WAIT.search(request.headers.get("prefer", ""))
@@ -86,11 +106,12 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
         in_log: Whether the answer is read from the log, which has to come as far as the read model.
 
     Raises:
-        ProblemError: It is not reached in time.
+        ProblemError: It is not reached in time, or the past is not loaded.
     """
     if after is None:
         return
     position = position_of(after)
+    _loaded(api)
     limit_s = api.settings.after_wait_max_s
     live = api.live
     if live.before_start(position) and not live.reached(position):

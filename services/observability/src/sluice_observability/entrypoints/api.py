@@ -47,21 +47,20 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
         KafkaBroker(settings.kafka(), prefix=settings.topic_prefix, client_id=client_id) as broker,
         open_api(settings, broker) as api,
     ):
-        loaded = asyncio.Event()
-        following = asyncio.create_task(api.follow(stop, loaded))
+        following = asyncio.create_task(api.follow(stop))
         app = build(api, readiness, metrics)
         async with serve(app, host=settings.http_host, port=settings.http_port):
-            ready = asyncio.create_task(loaded.wait())
+            ready = asyncio.create_task(api.loaded.wait())
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({ready, following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if loaded.is_set():
+            if api.loaded.is_set():
                 readiness.met("history")
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
             for waiting in (ready, stopped):
                 waiting.cancel()
             if not stop.is_set():
                 await following
-        if not loaded.is_set():
+        if not api.loaded.is_set():
             following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
