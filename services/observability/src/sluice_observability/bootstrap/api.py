@@ -83,12 +83,7 @@ async def open_api(
     Raises:
         ValueError: The artifacts' URL or a password file can't be used.
     """
-    model = ReadModel(settings.finished_max_count)
-    live = Live(
-        model,
-        stream_buffer_max_count=settings.stream_buffer_max_count,
-        stream_client_max_count=settings.stream_client_max_count,
-    )
+    live = Live(ReadModel(settings.finished_max_count), settings.stream_limits())
     commands = Commands(broker, clock or SystemClock(), settings.instance_id)
 
     def kafka(begin: dict[Place, int]) -> LogSource:
