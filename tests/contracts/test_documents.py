@@ -40,11 +40,12 @@ def test_the_check_sees_what_is_changed_stale_or_missing(tmp_path: Path) -> None
     copy = tmp_path / "schemas"
     shutil.copytree(SCHEMAS, copy)
     (copy / "asyncapi.yaml").write_text("asyncapi: 2.0.0\n")
+    (copy / "openapi.json").write_text("{}")
     (copy / "pipeline.spawn.v1.schema.json").unlink()
     (copy / "pipeline.gone.v1.schema.json").write_text("{}")
     checked = generate(copy, "--check")
     assert checked.returncode == 1
-    for name in ("asyncapi.yaml", "pipeline.spawn.v1.schema.json", "pipeline.gone.v1.schema.json"):
+    for name in ("asyncapi.yaml", "openapi.json", "pipeline.spawn.v1.schema.json", "pipeline.gone.v1.schema.json"):
         assert f"schemas/{name} is not current" in checked.stderr
     assert generate(copy).returncode == 0
     assert generate(copy, "--check").returncode == 0

@@ -15,6 +15,7 @@ from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.handlers.commands import Commands
 from sluice_observability.handlers.history import History
 from sluice_observability.handlers.live import Live
+from sluice_observability.handlers.progress import LogProgress
 from sluice_observability.handlers.tail import FETCH_WAIT_MAX_MS, Tail, followed
 from sluice_observability.ports import LogSource, Sql
 from sluice_observability.settings import ApiSettings
@@ -33,6 +34,7 @@ class Api:
     settings: ApiSettings
     live: Live
     history: History
+    progress: LogProgress
     commands: Commands
     artifacts: ArtifactStore
     _sources: Callable[[dict[Place, int]], LogSource]
@@ -97,4 +99,5 @@ async def open_api(
             client = SqlClient(settings.sql_address(), settings.sql_password(), readonly=settings.sql_readonly)
             sql = await opened.enter_async_context(client)
         store = artifacts or settings.artifacts()
-        yield Api(settings, live, History(sql), commands, store, source or kafka)
+        history = History(sql)
+        yield Api(settings, live, history, LogProgress(history.positions), commands, store, source or kafka)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from fastapi import Query, Request
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_observability.bootstrap.api import Api
 from sluice_observability.domain.effects import Position
-from sluice_runtime.http import ProblemError
+from sluice_runtime.http import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemError
 
 RETRY_AFTER_S = 2
 """A broker or store that restarts is back in a few seconds."""
@@ -21,8 +20,29 @@ RETRY_AFTER_S = 2
 PAGE_MAX_COUNT = 1_000
 """Entries of one page."""
 
-POLL_LOG_S = 0.05
-"""Between looks into the log for a position: a quarter of the sink's flush interval."""
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem (RFC 9457).",
+        "content": {
+            PROBLEM_MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail"],
+                    "properties": {
+                        "type": {"type": "string", "description": f"{PROBLEM_TYPE_PREFIX}<code>; the code is stable."},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string", "description": "The thing, its value and the next step."},
+                        "field": {"type": "string", "description": "Path of the field that is meant."},
+                        "limit": {"type": "string", "description": "The limit that was broken, with its unit."},
+                        "errors": {"type": "array", "items": {"type": "object"}},
+                    },
+                }
+            }
+        },
+    }
+}
+"""What every route may answer beside its success."""
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,4})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
@@ -120,7 +140,7 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
             live.remember(*found)
     reached = await live.wait_until(lambda: live.reached(position), limit_s)
     if reached and in_log:
-        reached = await _in_log(api, live.horizon(position), limit_s)
+        reached = await api.progress.wait_for(live.horizon(position), limit_s)
     if not reached:
         raise ProblemError(
             503,
@@ -129,16 +149,6 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
             headers={"Retry-After": str(RETRY_AFTER_S)},
             limit=f"{limit_s} s",
         )
-
-
-async def _in_log(api: Api, horizon: Position, limit_s: int) -> bool:
-    try:
-        async with asyncio.timeout(limit_s):
-            while not await api.history.has(horizon):  # noqa: ASYNC110 - another process writes it
-                await asyncio.sleep(POLL_LOG_S)
-    except TimeoutError:
-        return False
-    return True
 
 
 def away(what: str, error: Exception) -> ProblemError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from fastapi import FastAPI
 
 from sluice_observability.bootstrap.api import Api, open_api
 from sluice_observability.entrypoints import reading, stream, writing
-from sluice_observability.entrypoints.answers import on_query_too_large, on_store_unavailable
+from sluice_observability.entrypoints.answers import PROBLEMS, on_query_too_large, on_store_unavailable
 from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.http import Readiness, build_app, serve
@@ -21,6 +22,17 @@ SERVICE = "observability-api"
 
 def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
     """The application of a wired api."""
+    app = _application(readiness, metrics)
+    app.state.api = api
+    return app
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document that `/openapi.json` gives; the live stream, a web socket, has no place in it."""
+    return _application(Readiness(), Metrics(SERVICE, "")).openapi()
+
+
+def _application(readiness: Readiness, metrics: Metrics) -> FastAPI:
     app = build_app(
         "Sluice",
         readiness,
@@ -28,8 +40,8 @@ def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
         description="Pipelines of agents: commands, what lives, what happened.",
         docs_url=None,
         redoc_url=None,
+        responses=PROBLEMS,
     )
-    app.state.api = api
     app.add_exception_handler(StoreUnavailable, on_store_unavailable)
     app.add_exception_handler(QueryTooLarge, on_query_too_large)
     app.include_router(writing.router)

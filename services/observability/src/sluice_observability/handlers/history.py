@@ -197,16 +197,6 @@ class History:
         decided = await self._sql.rows(query, {"pipeline": command.pipeline_id, "id": command.id})
         return command, bool(decided)
 
-    async def has(self, position: Position) -> bool:
-        """Whether the log has come beyond a position. As in `POSITIONS_QUERY`, only the newest rows are looked at."""
-        at = "topic = {topic:String} AND partition = {partition:UInt32}"
-        query = (
-            f"SELECT 1 FROM positions WHERE {at} AND consumed_through > {{offset:UInt64}}"
-            f" UNION ALL SELECT 1 FROM log WHERE {at} AND offset >= {{offset:UInt64}}"
-            " AND ingest_time > (SELECT max(recorded_at) FROM positions) LIMIT 1"
-        )
-        return bool(await self._sql.rows(query, _place(position)))
-
     async def events(
         self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int
     ) -> tuple[list[dict[str, Any]], bool]:
