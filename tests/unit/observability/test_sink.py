@@ -95,8 +95,10 @@ def test_a_batch_is_one_part_with_one_time(engine: ClickHouse) -> None:
 
 
 @pytest.mark.covers("O1")
-@pytest.mark.parametrize("fault", ["fail_before", "fail_after"])
-def test_an_insert_that_fails_or_whose_answer_is_lost_loses_and_repeats_nothing(engine: ClickHouse, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["fail_before", "fail_after", "outlive"])
+def test_an_insert_that_fails_goes_on_or_whose_answer_is_lost_loses_and_repeats_nothing(
+    engine: ClickHouse, fault: str
+) -> None:
     database = FaultyDatabase(engine)
     setattr(database, fault, 5)
     source = MemorySource(records(95))

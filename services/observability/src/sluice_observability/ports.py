@@ -125,8 +125,14 @@ class Database(Protocol):
     What it would refuse again (wrong SQL, data that it cannot read) leaves as the client's own error: a defect.
     """
 
-    def insert(self, table: str, rows: Any) -> None:
+    def insert(self, table: str, rows: Any, *, token: str | None = None) -> None:
         """Inserts a `pyarrow.Table` as one block: all rows become visible at once, or none.
+
+        Args:
+            table: Where.
+            rows: At most as many as are one block.
+            token: Of several inserts with the same one into `log` only one counts, also where an earlier one is still
+                under way. It must be new for each block.
 
         Raises:
             StoreUnavailable: The outcome is unknown: ask before trying again.

@@ -6,7 +6,8 @@ does not hold the interpreter's lock, inserts the last one. Why nothing is lost 
 1. Each partition is read in order from the offset after the last one in the table (`positions_in`), and batches are
    inserted in the order in which they were read. So what the table has of a partition is contiguous.
 2. A batch is one insert, one block, one part: a kill -9 leaves all of it or nothing (`clickhouse.INSERT_SETTINGS`).
-3. Where an insert's outcome is unknown, the table is asked for the batch's ingest time, which no other batch has.
+3. Where an insert's outcome is unknown, the table is asked for the batch's ingest time, which no other batch has. On a
+   server it may still be under way when we give up waiting: it is sent again with its token, and one of both counts.
 4. Before a batch is inserted, Kafka is asked whether its topics still are the incarnations as which they were read.
 """
 
@@ -17,6 +18,7 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -235,6 +237,7 @@ class Sink:
     def _insert(self, rows: Any) -> None:
         ingest_ms = self._clock.now_ms()
         rows = with_ingest_time(rows, ingest_ms)
+        token = str(uuid.uuid4())  # never that of another batch, whose rows it would drop
         tried = False
 
         def insert_once() -> None:
@@ -242,7 +245,7 @@ class Sink:
             if tried and self._is_there(ingest_ms):
                 return
             tried = True
-            self._database.insert("log", rows)
+            self._database.insert("log", rows, token=token)
 
         self._until_done("ClickHouse", insert_once)
         self.figures.rows += rows.num_rows
