@@ -111,3 +111,15 @@ def test_it_names_all_topics_messages_and_rights(document: dict[str, Any]) -> No
         if row.refused_by is not None:
             assert f"{row.refused_by}.send.dlq.{name}" in operations
     assert document["components"]["messages"].keys() - {"record.refused"} == {f"{t}.v{v}" for t, v in registry()}
+
+
+@pytest.mark.covers("U1")
+def test_every_route_of_http_has_a_place_in_its_page() -> None:
+    page = (SCHEMAS.parent / "docs" / "http.md").read_text()
+    paths = json.loads((SCHEMAS / "openapi.json").read_text())["paths"]
+    assert len(paths) > 15
+    assert [path for path in paths if path not in page] == []
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    called = re.findall(r"\$URL(/[^\s?\"]+)", blocks)
+    patterns = {path: re.sub(r"\{\w+\}", "[^/]+", path) for path in paths}
+    assert [path for path, one in patterns.items() if not any(re.fullmatch(one, call) for call in called)] == []
