@@ -53,8 +53,9 @@ class QueryLimits:
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What the live stream may hold. An event counts as its data on the topic and a little; parsed it takes a few times
-    that.
+    """What the live stream may hold.
+
+    An event counts as its data on the topic and a little; parsed it takes a few times that.
     """
 
     buffer_max_count: int = 10_000

@@ -33,8 +33,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
                         "title": {"type": "string"},
                         "status": {"type": "integer"},
                         "detail": {"type": "string", "description": "The thing, its value and the next step."},
-                        "field": {"type": "string", "description": "Path of the field that is meant."},
-                        "limit": {"type": "string", "description": "The limit that was broken, with its unit."},
+                        "field": {"type": ["string", "null"], "description": "Path of the field that is meant."},
+                        "limit": {
+                            "type": ["string", "null"],
+                            "description": "The limit that was broken, with its unit.",
+                        },
                         "errors": {"type": "array", "items": {"type": "object"}},
                     },
                 }
