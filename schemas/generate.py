@@ -12,11 +12,14 @@ import yaml
 
 from sluice_contracts.documents import asyncapi, message_schema, schema_file
 from sluice_contracts.messages import registry
+from sluice_observability.entrypoints.api import openapi
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "sluice."
 PARTITIONS_COUNT = 8
 """What an installation has unless it says otherwise."""
+
+OPENAPI = "openapi.json"
 
 
 def documents() -> dict[str, str]:
@@ -25,8 +28,13 @@ def documents() -> dict[str, str]:
     for (name, version), message in sorted(registry().items()):
         paths = sorted((HERE / "examples" / name / f"v{version}").glob("*.json"))
         examples = [json.loads(path.read_text())["data"] for path in paths]
-        found[schema_file(message)] = json.dumps(message_schema(message, examples), indent=2, ensure_ascii=False) + "\n"
+        found[schema_file(message)] = _json(message_schema(message, examples))
+    found[OPENAPI] = _json(openapi())
     return found
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _yaml(document: dict[str, Any]) -> str:
@@ -46,7 +54,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not current")
     check: bool = parser.parse_args().check
     wanted = documents()
-    there = {path.name: path for path in (*HERE.glob("*.schema.json"), *HERE.glob("asyncapi.yaml"))}
+    patterns = ("*.schema.json", "asyncapi.yaml", OPENAPI)
+    there = {path.name: path for pattern in patterns for path in HERE.glob(pattern)}
     stale = sorted(there.keys() - wanted.keys())
     changed = sorted(name for name, text in wanted.items() if name not in there or there[name].read_text() != text)
     if check:

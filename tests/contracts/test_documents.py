@@ -40,11 +40,12 @@ def test_the_check_sees_what_is_changed_stale_or_missing(tmp_path: Path) -> None
     copy = tmp_path / "schemas"
     shutil.copytree(SCHEMAS, copy)
     (copy / "asyncapi.yaml").write_text("asyncapi: 2.0.0\n")
+    (copy / "openapi.json").write_text("{}")
     (copy / "pipeline.spawn.v1.schema.json").unlink()
     (copy / "pipeline.gone.v1.schema.json").write_text("{}")
     checked = generate(copy, "--check")
     assert checked.returncode == 1
-    for name in ("asyncapi.yaml", "pipeline.spawn.v1.schema.json", "pipeline.gone.v1.schema.json"):
+    for name in ("asyncapi.yaml", "openapi.json", "pipeline.spawn.v1.schema.json", "pipeline.gone.v1.schema.json"):
         assert f"schemas/{name} is not current" in checked.stderr
     assert generate(copy).returncode == 0
     assert generate(copy, "--check").returncode == 0
@@ -110,3 +111,15 @@ def test_it_names_all_topics_messages_and_rights(document: dict[str, Any]) -> No
         if row.refused_by is not None:
             assert f"{row.refused_by}.send.dlq.{name}" in operations
     assert document["components"]["messages"].keys() - {"record.refused"} == {f"{t}.v{v}" for t, v in registry()}
+
+
+@pytest.mark.covers("U1")
+def test_every_route_of_http_has_a_place_in_its_page() -> None:
+    page = (SCHEMAS.parent / "docs" / "http.md").read_text()
+    paths = json.loads((SCHEMAS / "openapi.json").read_text())["paths"]
+    assert len(paths) > 15
+    assert [path for path in paths if path not in page] == []
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    called = re.findall(r"\$URL(/[^\s?\"]+)", blocks)
+    patterns = {path: re.sub(r"\{\w+\}", "[^/]+", path) for path in paths}
+    assert [path for path, one in patterns.items() if not any(re.fullmatch(one, call) for call in called)] == []

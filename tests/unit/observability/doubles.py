@@ -111,20 +111,28 @@ class MemorySource:
 
 
 class FaultyDatabase:
-    """A database that fails on demand: before an insert, or after it, when the answer is lost."""
+    """A database that fails on demand: before an insert, after it, when the answer is lost, or while it goes on."""
 
     def __init__(self, real: Database) -> None:
         self._real = real
         self.fail_before = 0
         self.fail_after = 0
+        self.outlive = 0
         self.failed = threading.Event()
+        self._late: list[Callable[[], None]] = []
 
-    def insert(self, table: str, rows: Any) -> None:
+    def insert(self, table: str, rows: Any, *, token: str | None = None) -> None:
+        if table == "log" and self.outlive:
+            self.outlive -= 1
+            self._late.append(lambda: self._real.insert(table, rows, token=token))
+            raise StoreUnavailable("no answer in time by order")
         if table == "log" and self.fail_before:
             self.fail_before -= 1
             self.failed.set()
             raise StoreUnavailable("refused by order")
-        self._real.insert(table, rows)
+        self._real.insert(table, rows, token=token)
+        while table == "log" and self._late:
+            self._late.pop()()
         if table == "log" and self.fail_after:
             self.fail_after -= 1
             self.failed.set()

@@ -36,8 +36,12 @@ class Endpoint:
     def __init__(self, directory: Path) -> None:
         self._database = EmbeddedReadOnly(directory, QueryLimits(result_max_bytes=RESULT_MAX_BYTES))
         self.answers: list[int] = []
+        self.queries: list[str] = []
 
-    async def rows(self, query: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    async def rows(
+        self, query: str, parameters: Mapping[str, str] | None = None, *, timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        self.queries.append(query)
         answer = self._database.query(
             query, default_format="JSONEachRow", parameters=parameters or {}, database=None
         )  # fmt: skip
@@ -86,6 +90,33 @@ def test_what_was_said_does_not_stand_in_the_way_of_a_start(engine: ClickHouse, 
     assert [(one.turns, one.model, one.usage.input_tokens) for one in agents] == [
         (TURNS, "m1", 100 * TURNS)
     ] * PIPELINES
+
+
+@pytest.mark.covers("O3", "U1")
+def test_a_start_reads_what_lives_and_nothing_else(engine: ClickHouse, engine_directory: Path) -> None:
+    """However long the log is: each question to it goes by its order."""
+    again = Teller("twice", start_ms=START_MS + 9_000_000)
+    lives = [*told("p1"), *told("p2")]
+    stored(engine, [*whole_life("finished"), *lives, *whole_life("twice"), *spawning(again, team="second")])
+    endpoint = Endpoint(engine_directory)
+    [page] = asyncio.run(loaded(History(endpoint)))
+    assert {event.subject for event in page} == {"p1", "p2", "twice"}
+    assert [view.pipeline_id for view in folded(page)] == ["p1", "p2", "twice"]
+    assert folded(page)[2].labels == {"team": "second"}
+    asked_of_log = [query for query in endpoint.queries if " FROM log " in query]
+    assert len(asked_of_log) == 2
+    for query in asked_of_log:
+        text = "\n".join(row[0] for row in engine.rows(f"EXPLAIN indexes = 1 {query}"))
+        condition = text[text.index("PrimaryKey") :]
+        assert "tenant in" in condition
+        assert "pipeline_id in" in condition
+
+
+@pytest.mark.covers("U1")
+def test_whose_a_pipeline_is(engine: ClickHouse, engine_directory: Path) -> None:
+    stored(engine, [*whole_life("p1", tenant="other"), *spawning(Teller("p2"))])
+    history = History(Endpoint(engine_directory))
+    assert [asyncio.run(history.tenant(name)) for name in ("p1", "p2", "nobody")] == ["other", "acme", None]
 
 
 def test_pages_hold_what_fits_and_a_long_pipeline_comes_in_slices(engine: ClickHouse, engine_directory: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +13,16 @@ from sluice_contracts.messages import Message, pipeline
 from sluice_contracts.messages.base import Problem
 from sluice_observability.domain.effects import Position
 from sluice_observability.domain.places import Place
+from sluice_observability.domain.policy import StreamLimits
 from sluice_observability.domain.read_model import ReadModel
-from sluice_observability.handlers.live import Live, PositionGone, SlowClient, Told
+from sluice_observability.handlers.live import (
+    CLIENTS_MAX_COUNT,
+    Live,
+    PositionGone,
+    SlowClient,
+    Told,
+    TooManyClients,
+)
 from tests.unit.observability.events import Teller, plan, spawning, whole_life
 
 EVENTS, COMMANDS = "pipeline.events", "pipeline.commands"
@@ -24,7 +34,7 @@ def told(pipeline_id: str = "p1", first: int = 0) -> list[Told]:
 
 
 def live(kept: int = 100, waiting: int = 100) -> Live:
-    return Live(ReadModel(10), stream_buffer_max_count=kept, stream_client_max_count=waiting)
+    return Live(ReadModel(10), StreamLimits(buffer_max_count=kept, client_max_count=waiting))
 
 
 @pytest.mark.covers("U1")
@@ -107,7 +117,7 @@ def test_a_client_that_comes_back_misses_nothing() -> None:
         now.tell(events[:3])
         client = now.subscribe(lambda one: True, events[0].position)
         now.tell(events[3:])
-        got = [(await client.next()).position for _ in events[1:]]
+        got = [one.position for one in await client.take()]
         return got, [one.position for one in events[1:]]
 
     got, expected = asyncio.run(run())
@@ -131,10 +141,10 @@ def test_a_slow_client_gets_what_it_has_and_is_told_while_others_go_on() -> None
         events = told()
         for one in events:
             now.tell([one])
-            assert await quick.next() == one
-        assert [await slow.next(), await slow.next()] == events[:2]
+            assert await quick.take() == [one]
+        assert await slow.take() == events[:2]
         with pytest.raises(SlowClient):
-            await slow.next()
+            await slow.take()
 
     asyncio.run(run())
 
@@ -147,9 +157,69 @@ def test_a_client_sees_only_what_it_asked_for_and_nothing_twice() -> None:
         now.tell(told("p1"))
         now.tell(told("p1"))
         now.tell(told("p2"))
-        return [(await client.next()).event.subject for _ in range(2)]
+        return [one.event.subject for one in await client.take()]
 
     assert asyncio.run(run()) == ["p1", "p2"]
+
+
+@pytest.mark.covers("O8")
+def test_large_events_are_bounded_by_their_bytes_kept_and_waiting() -> None:
+    async def run() -> None:
+        now = Live(ReadModel(10), StreamLimits(buffer_max_bytes=30_000, client_max_bytes=30_000))
+        slow = now.subscribe(lambda one: True, None)
+        events = [replace(one, value_bytes=10_000) for one in told()]
+        now.tell(events)
+        assert await slow.take() == events[:2]
+        with pytest.raises(SlowClient):
+            await slow.take()
+        with pytest.raises(PositionGone):
+            now.subscribe(lambda one: True, events[-3].position)
+        assert await now.subscribe(lambda one: True, events[-2].position).take() == events[-1:]
+        huge = [replace(one, value_bytes=1_000_000) for one in told("p2", first=100)]
+        client = now.subscribe(lambda one: True, None)
+        now.tell(huge[:1])
+        assert await client.take() == huge[:1], "one always has a place"
+
+    asyncio.run(run())
+
+
+@pytest.mark.covers("O8")
+def test_a_client_too_many_is_told_so_until_one_has_gone() -> None:
+    now = live()
+    first, *_ = [now.subscribe(lambda one: True, None) for _ in range(CLIENTS_MAX_COUNT)]
+    with pytest.raises(TooManyClients, match=f"{CLIENTS_MAX_COUNT} clients"):
+        now.subscribe(lambda one: True, None)
+    now.unsubscribe(first)
+    now.subscribe(lambda one: True, None)
+
+
+@pytest.mark.covers("O8")
+def test_a_client_that_has_gone_waits_no_longer() -> None:
+    async def run() -> None:
+        now = live()
+        client = now.subscribe(lambda one: True, None)
+        waiting = asyncio.create_task(client.take())
+        await asyncio.sleep(0)
+        client.close()
+        assert await waiting == ()
+        now.tell(told())
+        assert await client.take() == ()
+
+    asyncio.run(run())
+
+
+@pytest.mark.covers("O8")
+def test_an_event_is_shown_whole_and_encoded_once() -> None:
+    one = Told(Position(EVENTS, 0, 3), whole_life("pü")[0])
+    assert one.text is one.text
+    assert "pü" in one.text
+    shown = json.loads(one.text)
+    event = one.event
+    assert shown == {
+        "position": "pipeline.events/0/3", "id": event.id, "type": "pipeline.spawned", "source": event.source,
+        "tenant": "acme", "pipeline_id": "pü", "time_ms": event.time_ms, "sequence": event.sequence, "causation_id": None,
+        "data": event.data.model_dump(mode="json"),
+    }  # fmt: skip
 
 
 def test_the_past_is_folded_without_being_streamed() -> None:
@@ -159,4 +229,4 @@ def test_the_past_is_folded_without_being_streamed() -> None:
         now.load(event)
     assert now.model.pipeline("p1") is not None
     with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(asyncio.wait_for(client.next(), 0.01))
+        asyncio.run(asyncio.wait_for(client.take(), 0.01))

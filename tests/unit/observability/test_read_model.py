@@ -164,3 +164,23 @@ def test_questions_come_and_go() -> None:
 def test_every_event_of_the_spawner_is_folded_or_left_out_on_purpose() -> None:
     left_out = {pipeline.PipelineRefused, pipeline.PipelineReported}
     assert set(topics.PIPELINE_EVENTS.messages) - read_model.FOLDS.keys() == left_out
+
+
+@pytest.mark.covers("P3")
+def test_a_second_life_under_one_id_begins_anew() -> None:
+    model = ReadModel(1)
+    for event in whole_life("p1"):
+        model.apply(event)
+    again = Teller("p1", start_ms=START_MS + 9_000_000)
+    begun, *others = spawning(again, team="second")
+    assert model.apply(begun)
+    view = model.pipeline("p1")
+    assert view is not None
+    assert (view.state, view.labels, view.agents, view.finished_at_ms) == ("SPAWNED", {"team": "second"}, {}, None)
+    assert not model.apply(whole_life("p1")[-1]), "the first life's end, told again late"
+    for event in others:
+        model.apply(event)
+    for event in whole_life("p2"):
+        model.apply(event)  # the one finished pipeline that is kept
+    assert [view.pipeline_id for view in model.living()] == ["p1"]
+    assert model.agent(again.agent_id) is not None

@@ -47,6 +47,9 @@ HOSTILE = [
     "SELECT * FROM view(SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString'))",
     "SELECT * FROM s3('http://127.0.0.1:1/a/b')",
     "SELECT * FROM remote('127.0.0.1:1', system.one)",
+    "SELECT * FROM system.one AS a JOIN url('http://127.0.0.1:1/', 'LineAsString') AS b ON a.dummy = b.line",
+    "SELECT * FROM system.one AS a JOIN system.one AS b ON a.dummy = file('{secret}')",
+    "SELECT * FROM (SELECT * FROM system.one) AS a, url('http://127.0.0.1:1/', 'LineAsString') AS b",
     "SELECT * FROM executable('id', 'TSV', 'a String')",
     "SELECT * FROM sqlite('{path}', 'x')",
     "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
@@ -114,6 +117,8 @@ def test_a_hostile_statement_is_refused(read_only: EmbeddedReadOnly, tmp_path: P
     [
         "SELECT 1",
         "SELECT 1;",
+        "SELECT a.dummy FROM system.one AS a JOIN system.one AS b ON a.dummy = b.dummy AND b.dummy < 1",
+        "SELECT x.number FROM numbers(2) AS x LEFT JOIN (SELECT number FROM numbers(1)) AS y ON x.number = y.number",
         "(SELECT 1) UNION ALL SELECT 2",
         "SELECT 1 INTERSECT SELECT 1",
         "WITH 1 AS x SELECT x",

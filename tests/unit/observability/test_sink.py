@@ -24,7 +24,7 @@ from sluice_runtime.broker import TopicPartition
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, partition_for
 from tests.doubles import ManualClock
 from tests.unit.observability.doubles import FaultyDatabase, MemorySource, Message
-from tests.unit.observability.events import whole_life
+from tests.unit.observability.events import Teller, spawning, whole_life
 
 TOPIC = "agent.events.default"
 DEAD_LETTERS = topics.dead_letter_topic(topics.PIPELINE_EVENTS.name)
@@ -95,8 +95,10 @@ def test_a_batch_is_one_part_with_one_time(engine: ClickHouse) -> None:
 
 
 @pytest.mark.covers("O1")
-@pytest.mark.parametrize("fault", ["fail_before", "fail_after"])
-def test_an_insert_that_fails_or_whose_answer_is_lost_loses_and_repeats_nothing(engine: ClickHouse, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["fail_before", "fail_after", "outlive"])
+def test_an_insert_that_fails_goes_on_or_whose_answer_is_lost_loses_and_repeats_nothing(
+    engine: ClickHouse, fault: str
+) -> None:
     database = FaultyDatabase(engine)
     setattr(database, fault, 5)
     source = MemorySource(records(95))
@@ -104,6 +106,29 @@ def test_an_insert_that_fails_or_whose_answer_is_lost_loses_and_repeats_nothing(
     assert places_in(engine) == sorted((one.number, one.at) for one in source.messages)
     assert bench.sink.figures.failures == 5
     assert bench.sink.figures.waiting_for is None
+
+
+@pytest.mark.covers("O1", "U1")
+def test_what_the_log_has_of_a_pipeline_is_marked_whenever_the_store_dies(engine: ClickHouse) -> None:
+    database = FaultyDatabase(engine)
+    database.fail_before = 1_000_000_000
+    ended, lives = whole_life("ended"), Teller("lives")
+    messages = [
+        Message("pipeline.events", 0, at, record.value, record.headers, event.subject.encode())
+        for at, event in enumerate([ended[0], ended[-1], next(spawning(lives))])
+        if (record := codec.encode(event, topic="pipeline.events", key=event.subject))
+    ]
+
+    async def run(database: Database, done: Callable[[], bool]) -> None:
+        await Bench(MemorySource(messages), database).run_until(done)
+
+    asyncio.run(run(database, database.failed.is_set))
+    assert rows_in(engine) == 0
+    query = "SELECT pipeline_id, tenant, type FROM pipeline_marks FINAL ORDER BY pipeline_id"
+    marks = [("ended", "acme", "pipeline.completed"), ("lives", "acme", "pipeline.spawned")]
+    assert engine.rows(query) == marks
+    asyncio.run(run(engine, lambda: rows_in(engine) == len(messages)))
+    assert engine.rows(query) == marks, "read again, marked again: the same"
 
 
 @pytest.mark.covers("O1")

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from sluice_observability.adapters.sql_client import SqlClient
+from sluice_observability.ports import QueryRefused, QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.connection import ClickHouseAddress
 
@@ -58,3 +59,29 @@ def test_the_settings_name_the_reader_and_the_database_by_the_url_or_beside_it(t
     assert settings(tmp_path).sql_readonly
     with pytest.raises(ValueError, match="SLUICE_SQL_URL holds a password; put it into the file SLUICE_SQL_PASSWORD_F"):
         settings(tmp_path, sql_url="http://reader:canary@clickhouse")
+
+
+def refused_with(status: int, code: int | None) -> type[Exception]:
+    """What an answer of the endpoint becomes."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        headers = {} if code is None else {"X-ClickHouse-Exception-Code": str(code)}
+        return httpx.Response(status, headers=headers, content=b"Code: 241. DB::Exception: memory limit exceeded")
+
+    async def ask() -> None:
+        transport = httpx.MockTransport(answer)
+        async with SqlClient(ClickHouseAddress("http", "h", 8123), transport=transport) as client:
+            await client.rows("SELECT 1")
+
+    with pytest.raises((StoreUnavailable, QueryRefused)) as raised:
+        asyncio.run(ask())
+    return raised.type
+
+
+@pytest.mark.covers("O3")
+def test_a_broken_limit_is_said_and_an_absence_waited_for() -> None:
+    assert refused_with(500, 241) is QueryTooLarge
+    assert refused_with(408, 159) is QueryTooLarge
+    assert refused_with(400, 62) is QueryRefused
+    assert refused_with(503, 202) is StoreUnavailable, "too many queries"
+    assert refused_with(502, None) is StoreUnavailable

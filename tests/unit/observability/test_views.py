@@ -16,21 +16,33 @@ from sluice_contracts.dead_letters import dead_letter
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.errors import Refusal
 from sluice_contracts.messages import Message as ContractMessage
-from sluice_contracts.messages import pipeline
-from sluice_contracts.messages.admission import AdmissionRequested
-from sluice_contracts.messages.base import Problem
+from sluice_contracts.messages import agent, pipeline
+from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
+from sluice_contracts.messages.base import Body, Problem
+from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
 from tests.unit.observability.doubles import MemorySource, Message
-from tests.unit.observability.events import START_MS, Teller, failing, losing, plan, spawning, turn, whole_life
+from tests.unit.observability.events import (
+    START_MS,
+    Teller,
+    failing,
+    finishing,
+    losing,
+    plan,
+    spawning,
+    turn,
+    whole_life,
+)
 from tests.unit.observability.test_sink import filled
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "analytics.md"
 EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 VIEWS = (
-    "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "turns", "model_calls", "tool_calls",
-    "errors", "pipeline_story", "log_completeness", "log", "positions", "gaps",
+    "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts",
+    "admission_waiting", "turns", "model_calls", "tool_calls", "errors", "pipeline_story", "log_completeness", "log",
+    "positions", "gaps", "pipeline_marks",
 )  # fmt: skip
 
 
@@ -93,10 +105,10 @@ def test_a_pipelines_state_tasks_agents_and_turns(engine: ClickHouse) -> None:
     query = f"SELECT {columns} FROM tasks ORDER BY pipeline_id"
     assert all_of(engine, query) == [
         ("p1", "look", "researcher", "default", "succeeded", 1, 2, ""),
-        ("p2", "look", "researcher", "default", "failed", 2, 0, "agent_timeout"),
+        ("p2", "look", "researcher", "default", "failed", 2, 2, "agent_timeout"),
     ]
     query = (
-        "SELECT pipeline_id, task_id, state, attempts, attempts_lost, attempts_refused FROM agents ORDER BY pipeline_id"
+        "SELECT pipeline_id, task_id, state, attempts, attempts_lost, messages_refused FROM agents ORDER BY pipeline_id"
     )
     assert all_of(engine, query) == [("p1", "look", "SUCCEEDED", 1, 0, 0), ("p2", "look", "BUSY", 2, 1, 1)]
     # The zombie's second turn was refused: it is in the log, and nobody's turn.
@@ -144,6 +156,103 @@ def test_of_an_id_that_was_used_again_pipelines_and_tasks_show_the_last_life_and
     assert all_of(engine, "SELECT count() FROM turns WHERE pipeline_id = 'p1'") == [(2,)]
     query = "SELECT countIf(type = 'pipeline.spawned') FROM events WHERE pipeline_id = 'p1'"
     assert all_of(engine, query) == [(2,)]
+
+
+@pytest.mark.covers("O2")
+def test_what_a_plan_says_of_a_pipeline_and_its_tasks(engine: ClickHouse) -> None:
+    task = TaskSpec(id="look", objective="look at it", role="researcher", type="review")
+    said = Plan(objective="o", tasks=(task,), labels={"team": "red"}, on_failure="carry_on", model="m9")
+    teller = Teller("p1")
+    stored(engine, [teller.spawner(pipeline.PipelineSpawned(plan=said)), *spawning(Teller("p2"))])
+    query = "SELECT labels, labels['team'], on_failure, model FROM pipelines ORDER BY pipeline_id"
+    assert all_of(engine, query) == [({"team": "red"}, "red", "carry_on", "m9"), ({}, "", "fail_fast", "")]
+    assert all_of(engine, "SELECT type FROM tasks ORDER BY pipeline_id") == [("review",), ("task",)]
+
+
+@pytest.mark.covers("O2")
+def test_what_a_task_has_used_whether_it_succeeded_failed_or_runs(engine: ClickHouse) -> None:
+    failed, runs = Teller("p2"), Teller("p3")
+    told = [*whole_life("p1"), *spawning(failed), turn(failed, 1), *lost_attempt(failed), *failing(failed)]
+    stored(engine, [*told, *spawning(runs), turn(runs, 1)])
+    query = "SELECT status, turns, input_tokens, output_tokens, cost_usd FROM tasks ORDER BY pipeline_id"
+    used = [("succeeded", 2, 200, 20, 1.0), ("failed", 2, 200, 20, 1.0), ("running", 1, 100, 10, 0.5)]
+    assert all_of(engine, query) == used
+
+
+@pytest.mark.covers("O2")
+def test_attempts_where_they_ran_and_how_they_ended(engine: ClickHouse) -> None:
+    teller, done = Teller("p1"), Teller("p2")
+    zombie = teller.runner(
+        agent.AgentSucceeded(agent_id=teller.agent_id, attempt=1, runner_id="r1", summary="", result=Body(text=""))
+    )
+    problem = Problem(code="older_attempt", detail="attempt 1; 2 is current")
+    refused = pipeline.AgentAttemptRefused(
+        agent_id=teller.agent_id, attempt=1, refused_id=zombie.id, refused_type=zombie.type, problem=problem
+    )
+    success = agent.AgentSucceeded(
+        agent_id=done.agent_id, attempt=1, runner_id="r1", summary="", result=Body(text="")
+    )  # fmt: skip
+    told = [*spawning(teller), turn(teller, 1), zombie, *losing(teller), teller.spawner(refused)]
+    stored(engine, [*told, turn(teller, 2, attempt=2), *spawning(done), done.runner(success)])
+    query = (
+        "SELECT pipeline_id, task_id, attempt, runner_id, outcome, problem_code, turns, input_tokens, messages_refused,"
+        " started_at IS NULL, ended_at IS NULL FROM attempts ORDER BY pipeline_id, attempt"
+    )
+    assert all_of(engine, query) == [
+        ("p1", "look", 1, "r1", "lost", "lease_lost", 1, 100, 1, 0, 0),
+        ("p1", "look", 2, "", "", "", 1, 100, 0, 1, 1),
+        ("p2", "look", 1, "r1", "succeeded", "", 0, 0, 0, 0, 0),
+    ]
+
+
+@pytest.mark.covers("O2", "P10")
+def test_questions_and_their_answers(engine: ClickHouse) -> None:
+    teller = Teller("p1")
+
+    def asked(name: str, default: str | None = None) -> pipeline.QuestionAsked:
+        return pipeline.QuestionAsked(
+            question_id=name, agent_id=teller.agent_id, question=f"{name}?", options=("yes", "no"), default=default,
+            deadline_at_ms=START_MS + 60_000,
+        )  # fmt: skip
+
+    answered = pipeline.QuestionAnswered(
+        question_id="q1", agent_id=teller.agent_id, answer="yes", answered_by="command"
+    )  # fmt: skip
+    stored(engine, [teller.spawner(asked("q1")), teller.spawner(asked("q2", "no")), teller.spawner(answered)])
+    query = (
+        "SELECT question_id, question, options, default_answer, answer, answered_by, waited_ms,"
+        " toUnixTimestamp64Milli(deadline_at) FROM questions ORDER BY question_id"
+    )
+    assert all_of(engine, query) == [
+        ("q1", "q1?", ["yes", "no"], "", "yes", "command", 2, START_MS + 60_000),
+        ("q2", "q2?", ["yes", "no"], "no", "", "", None, START_MS + 60_000),
+    ]
+    assert all_of(engine, "SELECT question_id FROM questions WHERE answered_at IS NULL") == [("q2",)]
+
+
+@pytest.mark.covers("O2")
+def test_artifacts_that_tasks_have_left(engine: ClickHouse) -> None:
+    stored(engine, whole_life("p1"))
+    query = "SELECT pipeline_id, task_id, name, kind, media_type, size_bytes, sha256 FROM artifacts"
+    assert all_of(engine, query) == [
+        ("p1", "look", "report.md", "report", "text/plain; charset=utf-8", 5, "b" * 64)
+    ]  # fmt: skip
+
+
+@pytest.mark.covers("O2", "P13")
+def test_who_waits_for_agents(engine: ClickHouse) -> None:
+    arbiter, one = Teller("installation"), Teller("p1")
+    stored(
+        engine,
+        [
+            arbiter.command(AdmissionRequested(pipeline_id="p1", slots=3, number=1)),
+            arbiter.command(AdmissionRequested(pipeline_id="p2", slots=2, number=1)),
+            one.command(AdmissionGranted(slots=1, number=1)),
+            Teller("p2").command(AdmissionGranted(slots=2, number=1)),
+        ],
+    )
+    query = "SELECT pipeline_id, wanted, granted FROM admission_waiting"
+    assert all_of(engine, query) == [("p1", 3, 1)]
 
 
 @pytest.mark.covers("O1")
@@ -199,7 +308,11 @@ def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Pat
     failed = Teller("p2", start_ms=now_ms)
     command = lately.command(pipeline.PipelineSpawn(plan=plan()))
     asked = Teller("installation", start_ms=now_ms).command(AdmissionRequested(pipeline_id="p3", slots=2, number=1))
-    told = [command, *spawning(lately), turn(lately, 1), *spawning(failed), *failing(failed), asked]
+    question = pipeline.QuestionAsked(
+        question_id="q1", agent_id=lately.agent_id, question="which?", deadline_at_ms=now_ms + 60_000
+    )
+    told = [command, *spawning(lately), turn(lately, 1), lately.spawner(question), *finishing(lately)]
+    told += [*spawning(failed), *failing(failed), asked]
     stored(engine, told, dead())
     parameters = {"pipeline": "p1"} if "{pipeline:String}" in query else {}
     answer = EmbeddedReadOnly(engine_directory).query(
@@ -216,7 +329,10 @@ def test_there_are_examples() -> None:
 def test_a_condition_on_the_pipeline_reaches_the_tables_order(engine: ClickHouse) -> None:
     """The views stay quick however long the log is: the primary key is used below the search for repetitions."""
     stored(engine, whole_life("p1"))
-    for view in ("events", "pipelines", "turns", "pipeline_story"):
+    views = (
+        "events", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts", "turns", "pipeline_story",
+    )  # fmt: skip
+    for view in views:
         plan_rows = all_of(
             engine, f"EXPLAIN indexes = 1 SELECT * FROM {view} WHERE tenant = 'acme' AND pipeline_id = 'p1'"
         )
@@ -231,6 +347,20 @@ class TestMigrations:
     def test_they_are_applied_once(self, engine: ClickHouse) -> None:
         assert migrate(engine, shipped()) == []
         assert all_of(engine, "SELECT count() FROM schema_migrations") == [(len(shipped()),)]
+
+    def test_pipelines_of_a_log_that_is_there_already_are_marked(self, engine: ClickHouse) -> None:
+        living = Teller("p1", start_ms=START_MS + 9_000_000)
+        stored(engine, [*whole_life("p1"), *spawning(living), *whole_life("p2")])
+        query = "SELECT pipeline_id, type FROM pipeline_marks FINAL ORDER BY pipeline_id"
+        marks = all_of(engine, query)
+        assert marks == [("p1", "pipeline.spawned"), ("p2", "pipeline.completed")]
+        engine.command("DROP TABLE pipeline_marks")
+        marking = next(one for one in shipped() if one.name.endswith("_pipeline_marks.sql"))
+        engine.command(
+            f"ALTER TABLE schema_migrations DELETE WHERE number = {marking.number} SETTINGS mutations_sync = 1"
+        )
+        assert migrate(engine, shipped()) == [marking.name]
+        assert all_of(engine, query) == marks
 
     def test_a_changed_one_is_refused(self, engine: ClickHouse) -> None:
         first, *others = shipped()

@@ -29,6 +29,10 @@ class QueryRefused(Exception):
         super().__init__(message)
 
 
+class QueryTooLarge(QueryRefused):
+    """A query broke a limit of time or memory, and would break it again: raise the limit, or ask for less."""
+
+
 class FetchedMessage(Protocol):
     """A record as the Kafka client hands it out; converting it to another object would cost as much as reading it."""
 
@@ -121,8 +125,14 @@ class Database(Protocol):
     What it would refuse again (wrong SQL, data that it cannot read) leaves as the client's own error: a defect.
     """
 
-    def insert(self, table: str, rows: Any) -> None:
+    def insert(self, table: str, rows: Any, *, token: str | None = None) -> None:
         """Inserts a `pyarrow.Table` as one block: all rows become visible at once, or none.
+
+        Args:
+            table: Where.
+            rows: At most as many as are one block.
+            token: Of several inserts with the same one into `log` only one counts, also where an earlier one is still
+                under way. It must be new for each block.
 
         Raises:
             StoreUnavailable: The outcome is unknown: ask before trying again.
@@ -165,11 +175,19 @@ class ReadOnlyDatabase(Protocol):
 class Sql(Protocol):
     """SQL over the past, for the api: the store's endpoint or a server."""
 
-    async def rows(self, query: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    async def rows(
+        self, query: str, parameters: Mapping[str, str] | None = None, *, timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
         """Runs a query with parameters written `{name:Type}`.
+
+        Args:
+            query: One statement.
+            parameters: By name.
+            timeout_s: How long to wait for the answer; None: as long as somebody waits for a page.
 
         Raises:
             StoreUnavailable: It was not answered.
+            QueryTooLarge: It broke a limit of the store.
             QueryRefused: It is wrong, and will be refused again.
         """
         ...

@@ -11,12 +11,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sluice_observability.domain.policy import QueryLimits, SinkPolicy
+from sluice_observability.domain.policy import QueryLimits, SinkPolicy, StreamLimits
 from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.settings import PREFIX, ServiceSettings
 
 Positive = Annotated[int, Field(gt=0)]
-_SINK, _QUERY = SinkPolicy(), QueryLimits()
+_SINK, _QUERY, _STREAM = SinkPolicy(), QueryLimits(), StreamLimits()
 
 
 class ObservabilitySettings(ServiceSettings):
@@ -121,11 +121,17 @@ class ApiSettings(ObservabilitySettings):
     wait_max_s: Positive = Field(default=30, le=300, description="Longest wait that a request may ask for.")
     after_wait_max_s: Positive = Field(default=10, le=300, description="Longest wait for a position (?after=).")
     stream_buffer_max_count: Positive = Field(
-        default=10_000, le=1_000_000, description="Events kept for clients of /ws/events that come back."
+        default=_STREAM.buffer_max_count,
+        le=1_000_000,
+        description="Events kept for clients of /ws/events that come back.",
     )
+    stream_buffer_max_bytes: Positive = Field(default=_STREAM.buffer_max_bytes, description="Bytes of those events.")
     stream_client_max_count: Positive = Field(
-        default=1_000, le=100_000, description="Events that wait for one client; a slower one is dropped."
+        default=_STREAM.client_max_count,
+        le=100_000,
+        description="Events that wait for one client; a slower one is dropped.",
     )
+    stream_client_max_bytes: Positive = Field(default=_STREAM.client_max_bytes, description="Bytes of those events.")
 
     @model_validator(mode="after")
     def _sql_is_at_an_address(self) -> ApiSettings:
@@ -140,6 +146,15 @@ class ApiSettings(ObservabilitySettings):
         """
         given = ClickHouseAddress.parse(self.sql_url, f"{PREFIX}SQL_URL")
         return replace(given, user=self.sql_user or given.user, database=self.sql_database or given.database)
+
+    def stream_limits(self) -> StreamLimits:
+        """The limits of the live stream."""
+        return StreamLimits(
+            buffer_max_count=self.stream_buffer_max_count,
+            buffer_max_bytes=self.stream_buffer_max_bytes,
+            client_max_count=self.stream_client_max_count,
+            client_max_bytes=self.stream_client_max_bytes,
+        )
 
     def sql_password(self) -> str | None:
         """The password of the SQL user.

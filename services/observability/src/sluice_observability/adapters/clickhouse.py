@@ -24,7 +24,7 @@ INSERT_SETTINGS = {
     "min_insert_block_size_rows": 10_000_000,
     "min_insert_block_size_bytes": 0,
     "async_insert": 0,
-    # Two equal batches can't exist (offsets differ), and a token that is used again would drop rows in silence.
+    # By token only: two equal batches can't exist, for their offsets differ.
     "insert_deduplicate": 0,
     "max_partitions_per_insert_block": 1,
 }
@@ -72,7 +72,7 @@ class ClickHouse:
             )
         )
 
-    def insert(self, table: str, rows: Any) -> None:
+    def insert(self, table: str, rows: Any, *, token: str | None = None) -> None:
         """See `ports.Database.insert`."""
         if rows.num_rows > INSERT_ROWS_MAX_COUNT:
             raise ValueError(
@@ -82,13 +82,14 @@ class ClickHouse:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         stream = sink.getvalue()
+        once = {} if token is None else {"insert_deduplicate": 1, "insert_deduplication_token": token}
         with self._used() as client:
             client.raw_insert(
                 table,
                 column_names=rows.column_names,
                 insert_block=stream.to_pybytes(),
                 fmt="ArrowStream",
-                settings=INSERT_SETTINGS,
+                settings={**INSERT_SETTINGS, **once},
             )
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:

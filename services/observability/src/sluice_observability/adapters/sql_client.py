@@ -9,11 +9,16 @@ from typing import Any
 import httpx
 
 from sluice_observability.domain.statements import escaped
-from sluice_observability.ports import QueryRefused, StoreUnavailable
+from sluice_observability.ports import QueryRefused, QueryTooLarge, StoreUnavailable
 from sluice_runtime.connection import ClickHouseAddress
 
 TIMEOUT_S = 15.0
 """A page that takes longer is no page; the endpoint's own limit is above it."""
+
+LIMITS = frozenset({158, 159, 160, 241, 307, 396})
+"""ClickHouse's codes for a limit that a query broke: rows, time, expected time, memory, bytes, size of the result."""
+
+RAISED_BY = "SLUICE_QUERY_TIME_MAX_S, SLUICE_QUERY_MEMORY_MAX_BYTES; of a server, the user's profile"
 
 
 class SqlClient:
@@ -50,16 +55,25 @@ class SqlClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def rows(self, query: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    async def rows(
+        self, query: str, parameters: Mapping[str, str] | None = None, *, timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
         """See `ports.Sql.rows`."""
         given = {f"param_{name}": escaped(value) for name, value in (parameters or {}).items()}
         try:
-            answer = await self._client.post("/", params={**self._settings, **given}, content=query)
+            answer = await self._client.post(
+                "/", params={**self._settings, **given}, content=query, timeout=timeout_s or TIMEOUT_S
+            )
         except httpx.HTTPError as error:
             raise StoreUnavailable(f"the SQL endpoint did not answer: {type(error).__name__}") from error
+        code = int(answer.headers.get("X-ClickHouse-Exception-Code", "0"))
+        if code in LIMITS:
+            raise QueryTooLarge(
+                code,
+                f"the store ended a query at one of its limits; raise it there ({RAISED_BY}): {answer.text[:500]}",
+            )
         if answer.status_code == httpx.codes.BAD_REQUEST:
-            code = answer.headers.get("X-ClickHouse-Exception-Code", "0")
-            raise QueryRefused(int(code), answer.text[:500])  # a defect of ours: it would be refused again
+            raise QueryRefused(code, answer.text[:500])  # a defect of ours: it would be refused again
         if answer.status_code != httpx.codes.OK:
             raise StoreUnavailable(f"the SQL endpoint answered {answer.status_code}: {answer.text[:500]}")
         return [json.loads(line) for line in answer.content.splitlines() if line]

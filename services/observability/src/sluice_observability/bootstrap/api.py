@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluice_observability.adapters.kafka_log import KafkaLog
 from sluice_observability.adapters.sql_client import SqlClient
@@ -15,6 +15,7 @@ from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.handlers.commands import Commands
 from sluice_observability.handlers.history import History
 from sluice_observability.handlers.live import Live
+from sluice_observability.handlers.progress import LogProgress
 from sluice_observability.handlers.tail import FETCH_WAIT_MAX_MS, Tail, followed
 from sluice_observability.ports import LogSource, Sql
 from sluice_observability.settings import ApiSettings
@@ -28,30 +29,31 @@ GROUP = "observability-api"
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A wired api: `follow` fills the read model and keeps it up to date."""
+    """A wired api: `follow` fills the read model and keeps it up to date; `loaded` is set once the past is in it."""
 
     settings: ApiSettings
     live: Live
     history: History
+    progress: LogProgress
     commands: Commands
     artifacts: ArtifactStore
     _sources: Callable[[dict[Place, int]], LogSource]
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def follow(self, stop: asyncio.Event, loaded: asyncio.Event) -> None:
+    async def follow(self, stop: asyncio.Event) -> None:
         """Loads what lives from the log, then follows the topics from where the log was, until `stop` is set.
 
         The position is taken before the events are read, so what is read twice is recognised, and nothing is missed.
         A database that is away is waited for: without it, what lived before would be missing.
 
-        Args:
-            stop: Ends it.
-            loaded: Set once the past is loaded.
+        Raises:
+            QueryTooLarge: The past does not fit into the store's limits.
         """
         positions = await patiently(self.history.positions)
         await patiently(self._load)
         self.live.begin(positions)
         source = await asyncio.to_thread(self._sources, positions)
-        loaded.set()
+        self.loaded.set()
         await Tail(source, self.live).run(stop)
 
     async def _load(self) -> None:
@@ -83,12 +85,7 @@ async def open_api(
     Raises:
         ValueError: The artifacts' URL or a password file can't be used.
     """
-    model = ReadModel(settings.finished_max_count)
-    live = Live(
-        model,
-        stream_buffer_max_count=settings.stream_buffer_max_count,
-        stream_client_max_count=settings.stream_client_max_count,
-    )
+    live = Live(ReadModel(settings.finished_max_count), settings.stream_limits())
     commands = Commands(broker, clock or SystemClock(), settings.instance_id)
 
     def kafka(begin: dict[Place, int]) -> LogSource:
@@ -102,4 +99,5 @@ async def open_api(
             client = SqlClient(settings.sql_address(), settings.sql_password(), readonly=settings.sql_readonly)
             sql = await opened.enter_async_context(client)
         store = artifacts or settings.artifacts()
-        yield Api(settings, live, History(sql), commands, store, source or kafka)
+        history = History(sql)
+        yield Api(settings, live, history, LogProgress(history.positions), commands, store, source or kafka)

@@ -49,3 +49,19 @@ class QueryLimits:
 
     threads: int = 1
     """More would make a query faster and take the sink's processor; a machine with more cores can give more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What the live stream may hold.
+
+    An event counts as its data on the topic and a little; parsed it takes a few times that.
+    """
+
+    buffer_max_count: int = 10_000
+    buffer_max_bytes: int = 64 * 1024 * 1024
+    """Kept for clients that come back: minutes of heavy traffic, or 250 events of the largest size."""
+
+    client_max_count: int = 1_000
+    client_max_bytes: int = 8 * 1024 * 1024
+    """Waiting for one client. What waits for several is there once."""

@@ -58,6 +58,8 @@ def refusal(formatted: str, tree: str | None) -> str | None:
         if line.lstrip(" ").startswith("TableExpression"):
             table_depth = depth
             continue
+        if table_depth is not None and depth <= table_depth:
+            table_depth = None  # behind the table; a function there is a condition of a JOIN
         function = _FUNCTION.match(line)
         if function is None:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from fastapi import Query, Request
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_observability.bootstrap.api import Api
 from sluice_observability.domain.effects import Position
-from sluice_runtime.http import ProblemError
+from sluice_runtime.http import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemError
 
 RETRY_AFTER_S = 2
 """A broker or store that restarts is back in a few seconds."""
@@ -21,8 +20,32 @@ RETRY_AFTER_S = 2
 PAGE_MAX_COUNT = 1_000
 """Entries of one page."""
 
-POLL_LOG_S = 0.05
-"""Between looks into the log for a position: a quarter of the sink's flush interval."""
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem (RFC 9457).",
+        "content": {
+            PROBLEM_MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail"],
+                    "properties": {
+                        "type": {"type": "string", "description": f"{PROBLEM_TYPE_PREFIX}<code>; the code is stable."},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string", "description": "The thing, its value and the next step."},
+                        "field": {"type": ["string", "null"], "description": "Path of the field that is meant."},
+                        "limit": {
+                            "type": ["string", "null"],
+                            "description": "The limit that was broken, with its unit.",
+                        },
+                        "errors": {"type": "array", "items": {"type": "object"}},
+                    },
+                }
+            }
+        },
+    }
+}
+"""What every route may answer beside its success."""
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,4})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
@@ -59,6 +82,26 @@ def of(request: Request) -> Api:
     return api
 
 
+def loaded(request: Request) -> Api:
+    """The wired api of a request that needs the read model.
+
+    Raises:
+        ProblemError: The past is not in it yet: what it lacks would look as if it were not there.
+    """
+    return _loaded(of(request))
+
+
+def _loaded(api: Api) -> Api:
+    if not api.loaded.is_set():
+        raise ProblemError(
+            503,
+            "loading",
+            "the api has just started and reads what lives; try again",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+    return api
+
+
 def wait_asked_s(request: Request, limit_s: int) -> int:
     """What `Prefer: wait=N` asks for (RFC 7240 §4.3), bounded; 0 where it is not asked."""
     match = _WAIT.search(request.headers.get("prefer", ""))
@@ -86,11 +129,12 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
         in_log: Whether the answer is read from the log, which has to come as far as the read model.
 
     Raises:
-        ProblemError: It is not reached in time.
+        ProblemError: It is not reached in time, or the past is not loaded.
     """
     if after is None:
         return
     position = position_of(after)
+    _loaded(api)
     limit_s = api.settings.after_wait_max_s
     live = api.live
     if live.before_start(position) and not live.reached(position):
@@ -99,7 +143,7 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
             live.remember(*found)
     reached = await live.wait_until(lambda: live.reached(position), limit_s)
     if reached and in_log:
-        reached = await _in_log(api, live.horizon(position), limit_s)
+        reached = await api.progress.wait_for(live.horizon(position), limit_s)
     if not reached:
         raise ProblemError(
             503,
@@ -108,16 +152,6 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
             headers={"Retry-After": str(RETRY_AFTER_S)},
             limit=f"{limit_s} s",
         )
-
-
-async def _in_log(api: Api, horizon: Position, limit_s: int) -> bool:
-    try:
-        async with asyncio.timeout(limit_s):
-            while not await api.history.has(horizon):  # noqa: ASYNC110 - another process writes it
-                await asyncio.sleep(POLL_LOG_S)
-    except TimeoutError:
-        return False
-    return True
 
 
 def away(what: str, error: Exception) -> ProblemError:
@@ -133,6 +167,11 @@ def away(what: str, error: Exception) -> ProblemError:
 async def on_store_unavailable(request: Request, error: Exception) -> NoReturn:
     """Makes the problem of a question to the past that was not answered."""
     raise away("log", error)
+
+
+async def on_query_too_large(request: Request, error: Exception) -> NoReturn:
+    """Makes the problem of a question to the past that is too large for the store: asked again it would be so again."""
+    raise ProblemError(500, "query_too_large", str(error)) from error
 
 
 def not_found(thing: str, name: str, hint: str) -> ProblemError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from fastapi import FastAPI
 
 from sluice_observability.bootstrap.api import Api, open_api
 from sluice_observability.entrypoints import reading, stream, writing
-from sluice_observability.entrypoints.answers import on_store_unavailable
-from sluice_observability.ports import StoreUnavailable
+from sluice_observability.entrypoints.answers import PROBLEMS, on_query_too_large, on_store_unavailable
+from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.http import Readiness, build_app, serve
 from sluice_runtime.kafka import KafkaBroker
@@ -21,6 +22,17 @@ SERVICE = "observability-api"
 
 def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
     """The application of a wired api."""
+    app = _application(readiness, metrics)
+    app.state.api = api
+    return app
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document that `/openapi.json` gives; the live stream, a web socket, has no place in it."""
+    return _application(Readiness(), Metrics(SERVICE, "")).openapi()
+
+
+def _application(readiness: Readiness, metrics: Metrics) -> FastAPI:
     app = build_app(
         "Sluice",
         readiness,
@@ -28,9 +40,10 @@ def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
         description="Pipelines of agents: commands, what lives, what happened.",
         docs_url=None,
         redoc_url=None,
+        responses=PROBLEMS,
     )
-    app.state.api = api
     app.add_exception_handler(StoreUnavailable, on_store_unavailable)
+    app.add_exception_handler(QueryTooLarge, on_query_too_large)
     app.include_router(writing.router)
     app.include_router(reading.router)
     app.include_router(stream.router)
@@ -46,21 +59,20 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
         KafkaBroker(settings.kafka(), prefix=settings.topic_prefix, client_id=client_id) as broker,
         open_api(settings, broker) as api,
     ):
-        loaded = asyncio.Event()
-        following = asyncio.create_task(api.follow(stop, loaded))
+        following = asyncio.create_task(api.follow(stop))
         app = build(api, readiness, metrics)
         async with serve(app, host=settings.http_host, port=settings.http_port):
-            ready = asyncio.create_task(loaded.wait())
+            ready = asyncio.create_task(api.loaded.wait())
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({ready, following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if loaded.is_set():
+            if api.loaded.is_set():
                 readiness.met("history")
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
             for waiting in (ready, stopped):
                 waiting.cancel()
             if not stop.is_set():
                 await following
-        if not loaded.is_set():
+        if not api.loaded.is_set():
             following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following

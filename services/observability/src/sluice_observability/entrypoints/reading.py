@@ -22,6 +22,7 @@ from sluice_observability.entrypoints.answers import (
     PipelineId,
     Row,
     away,
+    loaded,
     not_found,
     of,
     page,
@@ -56,7 +57,7 @@ async def active_pipelines(
     offset: Offset = 0,
 ) -> Page[PipelineSummary]:
     """Pipelines that did not reach their end, oldest first."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     labels = {}
     for one in label or ():
@@ -77,7 +78,7 @@ async def active_pipelines(
 @router.get("/runs/{pipeline_id}/status", summary="A pipeline whole")
 async def run_status(request: Request, pipeline_id: Id, after: After = None) -> PipelineView:
     """A pipeline with its tasks, agents and questions, whether it lives or is past."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     return await _pipeline(api, pipeline_id)
 
@@ -85,7 +86,7 @@ async def run_status(request: Request, pipeline_id: Id, after: After = None) -> 
 @router.get("/runs/{pipeline_id}/tasks", summary="A pipeline's tasks")
 async def run_tasks(request: Request, pipeline_id: Id, after: After = None) -> list[TaskView]:
     """The tasks, in the order of the plan."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     return list((await _pipeline(api, pipeline_id)).tasks.values())
 
@@ -93,7 +94,7 @@ async def run_tasks(request: Request, pipeline_id: Id, after: After = None) -> l
 @router.get("/runs/{pipeline_id}/artifacts", summary="A pipeline's artifacts")
 async def run_artifacts(request: Request, pipeline_id: Id, after: After = None) -> list[TaskArtifact]:
     """What the tasks that succeeded have left. The bytes are at /api/artifacts/{sha256}."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     view = await _pipeline(api, pipeline_id)
     return [TaskArtifact(task.task_id, one) for task in view.tasks.values() for one in task.artifacts]
@@ -167,7 +168,7 @@ async def agents(
     offset: Offset = 0,
 ) -> Page[AgentView]:
     """Agents of the pipelines that did not reach their end; with `pipeline_id`, of that one, past or not."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     pipelines = api.live.model.living() if pipeline_id is None else iter([await _pipeline(api, pipeline_id)])
     found = (
@@ -182,7 +183,7 @@ async def agents(
 @router.get("/api/agents/{agent_id}/status", summary="An agent")
 async def agent_status(request: Request, agent_id: Id, after: After = None) -> AgentView:
     """An agent, whether it lives or is past."""
-    api = of(request)
+    api = loaded(request)
     await reach(api, after)
     found = api.live.model.agent(agent_id) or await api.history.agent(agent_id)
     if found is None:

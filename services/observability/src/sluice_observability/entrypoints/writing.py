@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,10 +20,14 @@ from sluice_observability.domain.views import PipelineView
 from sluice_observability.entrypoints.answers import away, of, wait_asked_s
 from sluice_observability.handlers.commands import Sent
 from sluice_observability.ports import StoreUnavailable
+from sluice_runtime import tracing
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.http import ProblemError
 
 router = APIRouter(tags=["commands"])
+
+SOON_S = 1.0
+"""The spawner decides within some ten milliseconds. Where nothing is heard for so long, nothing may come."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -97,10 +103,8 @@ async def spawn(
     given = body.model_dump(exclude={"tenant"}, exclude_unset=True)
     data = PipelineSpawn.model_validate({**given, "dedupe_key": body.dedupe_key or idempotency_key})
     api = of(request)
-    sent = await _sent(api.commands.spawn(data, body.tenant, request.headers.get("traceparent"), api.live.was_refused))
-    # A key may name a pipeline of the past: then nothing will happen, and there is nothing to wait for.
-    first = None if data.dedupe_key is None else await _first(api, sent.pipeline_id)
-    return await _answer(api, request, response, sent, first)
+    sent = await _sent(api.commands.spawn(data, body.tenant, _traceparent(request), api.live.was_refused))
+    return await _answer(api, request, response, sent, may_be_past=data.dedupe_key is not None)
 
 
 @router.post("/api/pipeline/cancel", status_code=202, responses=_ANSWERS, summary="End a pipeline")
@@ -132,18 +136,21 @@ async def _command(
     request: Request, response: Response, about: AboutPipeline, data: Message, key: str | None
 ) -> Accepted:
     api = of(request)
-    view = api.live.model.pipeline(about.pipeline_id)
-    tenant = about.tenant or (view.tenant if view is not None else "default")
-    traceparent = request.headers.get("traceparent")
-    work = api.commands.send(data, about.pipeline_id, tenant, key, traceparent, api.live.was_refused)
+    tenant = about.tenant or await _tenant(api, about.pipeline_id)
+    work = api.commands.send(data, about.pipeline_id, tenant, key, _traceparent(request), api.live.was_refused)
     return await _answer(api, request, response, await _sent(work))
 
 
-async def _first(api: Api, pipeline_id: str) -> PipelineView | None:
-    try:
-        return api.live.model.pipeline(pipeline_id) or await api.history.pipeline(pipeline_id)
-    except StoreUnavailable:
-        return None  # the command is written: whoever waits, waits for what happens now
+async def _tenant(api: Api, pipeline_id: str) -> str:
+    """Whose a pipeline is; of one that is not known, which the spawner will refuse, nobody's in particular."""
+    view = api.live.model.pipeline(pipeline_id)
+    return view.tenant if view is not None else await api.history.tenant(pipeline_id) or "default"
+
+
+def _traceparent(request: Request) -> str | None:
+    """The caller's place in a trace. What is none is dropped, as the standard has it: it would spoil the command."""
+    context = tracing.parse(request.headers.get("traceparent"))
+    return None if context is None else context.traceparent
 
 
 async def _sent(work: Any) -> Sent:
@@ -156,9 +163,7 @@ async def _sent(work: Any) -> Sent:
     return sent
 
 
-async def _answer(
-    api: Api, request: Request, response: Response, sent: Sent, first: PipelineView | None = None
-) -> Accepted:
+async def _answer(api: Api, request: Request, response: Response, sent: Sent, *, may_be_past: bool = False) -> Accepted:
     position = str(sent.position)
     response.headers["Sluice-Position"] = position
     response.headers["Location"] = f"/runs/{sent.pipeline_id}/status"
@@ -168,11 +173,8 @@ async def _answer(
         return accepted
     response.headers["Preference-Applied"] = f"wait={wait_s}"
     live = api.live
-
-    def is_answered() -> bool:
-        return first is not None or live.effects.answered(sent.command_id) or live.reached(sent.position)
-
-    if not await live.wait_until(is_answered, wait_s):
+    is_answered, past = await _heard(api, sent, wait_s, may_be_past)
+    if not is_answered:
         return accepted
     refused = live.refusal(sent.command_id)
     if refused is not None:
@@ -187,7 +189,29 @@ async def _answer(
             pipeline_id=sent.pipeline_id,
             command_id=sent.command_id,
         )
-    view = live.model.pipeline(sent.pipeline_id) or first
+    view = live.model.pipeline(sent.pipeline_id) or past
     accepted.state = None if view is None else view.state
     response.status_code = 200
     return accepted
+
+
+async def _heard(api: Api, sent: Sent, wait_s: float, may_be_past: bool) -> tuple[bool, PipelineView | None]:
+    """Waits for what a command causes; says whether it is known, and the pipeline where only the log knows it.
+
+    A key may name a pipeline of the past: then nothing will happen, and the log is asked instead.
+    """
+    live, now_s = api.live, asyncio.get_running_loop().time
+    until_s = now_s() + wait_s
+
+    def is_answered() -> bool:
+        return live.effects.answered(sent.command_id) or live.reached(sent.position)
+
+    if await live.wait_until(is_answered, min(SOON_S, wait_s) if may_be_past else wait_s):
+        return True, None
+    if may_be_past:
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                past = await api.history.pipeline(sent.pipeline_id)
+            if past is not None:
+                return True, past
+    return await live.wait_until(is_answered, until_s - now_s()), None

@@ -12,6 +12,7 @@ from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_contracts.messages import Message, registry
 from sluice_contracts.messages.agent import AgentTurnFinished, AttemptEvent
+from sluice_contracts.messages.pipeline import PipelineSpawned
 from sluice_observability.domain.effects import Command, Position
 from sluice_observability.domain.places import Place
 from sluice_observability.domain.read_model import FOLDS, ReadModel
@@ -25,6 +26,10 @@ build them in memory."""
 
 PAGE_MAX_PIPELINES = 1_000
 """Their names stand in the query, whose length has a limit."""
+
+LOADING_TIMEOUT_S = 300.0
+"""For what is asked at the start: the store ends a query before (30 s by default) and says why. Whoever gives up sooner
+leaves it running there, in one of few places, and asks again beside it."""
 
 ROW_BYTES = 1024
 """What a row takes beside its payload, or with one without bodies."""
@@ -46,7 +51,6 @@ _EVENT = (
 )
 _BYTES = f"sum({ROW_BYTES} + if(type = '{_TURN}', 0, value_bytes)) AS bytes"
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
-_ENDS = "('pipeline.completed', 'pipeline.failed', 'pipeline.cancelled')"
 
 
 class History:
@@ -69,36 +73,51 @@ class History:
         }
 
     async def living_events(self) -> AsyncIterator[list[CloudEvent[Message]]]:
-        """All folded events of the pipelines that have no end in the log, each pipeline's in order, without bodies.
+        """All folded events of the pipelines whose last mark is their beginning, each one's in order, without bodies.
 
-        They come in pages that fit into the endpoint's answers, whatever the pipelines have said.
+        Some may have ended all the same: the fold tells. They come in pages that fit into the endpoint's answers,
+        whatever the pipelines have said. What was never asked about is not read: the time that it takes grows with
+        the number of pipelines there ever were, two rows for each, and with what those say that live.
+
+        Raises:
+            StoreUnavailable: It was not answered.
+            QueryTooLarge: A limit of the store is too low for this installation.
         """
         query = (
-            f"SELECT pipeline_id, {_BYTES} FROM log WHERE {_FOLDED} GROUP BY tenant, pipeline_id"
-            f" HAVING countIf(type = 'pipeline.spawned') > 0 AND countIf(type IN {_ENDS}) = 0 ORDER BY min(event_time)"
+            f"SELECT pipeline_id, tenant FROM pipeline_marks FINAL WHERE type = '{PipelineSpawned.type}'"
+            " ORDER BY append_time"
         )
-        page: list[str] = []
+        marked = await self._sql.rows(query, timeout_s=LOADING_TIMEOUT_S)
+        # An invalid record has any text as its names, and would be no pipeline.
+        living = [one for row in marked if all(map(_IDENTIFIER.match, one := (row["pipeline_id"], row["tenant"])))]
+        for first in range(0, len(living), PAGE_MAX_PIPELINES):
+            async for events in self._events_of_some(living[first : first + PAGE_MAX_PIPELINES]):
+                yield events
+
+    async def _events_of_some(self, living: Sequence[tuple[str, str]]) -> AsyncIterator[list[CloudEvent[Message]]]:
+        query = f"SELECT pipeline_id, {_BYTES} FROM log WHERE {_about(living)} AND {_FOLDED} GROUP BY pipeline_id"
+        rows = await self._sql.rows(query, timeout_s=LOADING_TIMEOUT_S)
+        sizes = {row["pipeline_id"]: int(row["bytes"]) for row in rows}
+        page: list[tuple[str, str]] = []
         page_bytes = 0
-        for row in await self._sql.rows(query):
-            name, size = row["pipeline_id"], int(row["bytes"])
-            if not _IDENTIFIER.match(name):
-                continue  # an invalid record's; it would be no array element either
-            if page and (page_bytes + size > self._page_max_bytes or len(page) == PAGE_MAX_PIPELINES):
-                yield await self._events_of(page)
+        for one in living:
+            size = sizes.get(one[0], 0)
+            if page and page_bytes + size > self._page_max_bytes:
+                yield await self._events_of(_about(page))
                 page, page_bytes = [], 0
             if size > self._page_max_bytes:
-                async for events in self._events_of_one(name):
+                async for events in self._events_of_one(_about([one])):
                     yield events
             else:
-                page.append(name)
+                page.append(one)
                 page_bytes += size
         if page:
-            yield await self._events_of(page)
+            yield await self._events_of(_about(page))
 
     async def pipeline(self, pipeline_id: str) -> PipelineView | None:
         """A pipeline of the past."""
         model = ReadModel(1)
-        async for events in self._events_of_one(pipeline_id):
+        async for events in self._events_of_one("pipeline_id = {pipeline:String}", {"pipeline": pipeline_id}):
             for event in events:
                 model.apply(event)
         return model.pipeline(pipeline_id)
@@ -113,36 +132,48 @@ class History:
         view = await self.pipeline(found[0]["pipeline_id"]) if found else None
         return None if view is None else view.agents.get(agent_id)
 
-    async def _events_of_one(self, pipeline_id: str) -> AsyncIterator[list[CloudEvent[Message]]]:
+    async def tenant(self, pipeline_id: str) -> str | None:
+        """Whose a pipeline is; None where the log has no such pipeline."""
+        query = "SELECT tenant FROM pipeline_marks WHERE pipeline_id = {pipeline:String} LIMIT 1"
+        found = await self._sql.rows(query, {"pipeline": pipeline_id})
+        return found[0]["tenant"] if found else None
+
+    async def _events_of_one(
+        self, about: str, given: Mapping[str, str] | None = None
+    ) -> AsyncIterator[list[CloudEvent[Message]]]:
         """A pipeline's events in slices of its time, each as many milliseconds as fit into a page."""
         query = (
             f"SELECT toUnixTimestamp64Milli(append_time) AS ms, {_BYTES} FROM log"
-            f" WHERE pipeline_id = {{pipeline:String}} AND {_FOLDED} GROUP BY ms ORDER BY ms"
+            f" WHERE {about} AND {_FOLDED} GROUP BY ms ORDER BY ms"
         )
         begin_ms: int | None = None
         slice_bytes = 0
-        for row in await self._sql.rows(query, {"pipeline": pipeline_id}):
+        for row in await self._sql.rows(query, given):
             ms, size = int(row["ms"]), int(row["bytes"])
             if begin_ms is None:
                 begin_ms = ms
             elif slice_bytes + size > self._page_max_bytes:
-                yield await self._events_of([pipeline_id], begin_ms, ms)
+                yield await self._events_of(about, given, begin_ms, ms)
                 begin_ms, slice_bytes = ms, 0
             slice_bytes += size
         if begin_ms is not None:
-            yield await self._events_of([pipeline_id], begin_ms)
+            yield await self._events_of(about, given, begin_ms)
 
     async def _events_of(
-        self, pipelines: Sequence[str], begin_ms: int | None = None, end_ms: int | None = None
+        self,
+        about: str,
+        given: Mapping[str, str] | None = None,
+        begin_ms: int | None = None,
+        end_ms: int | None = None,
     ) -> list[CloudEvent[Message]]:
-        given = {"pipelines": _array(pipelines)}
+        given = dict(given or {})
         slice_ = ""
         for name, compared, ms in (("begin", ">=", begin_ms), ("end", "<", end_ms)):
             if ms is not None:
                 slice_ += f" AND append_time {compared} fromUnixTimestamp64Milli({{{name}:Int64}})"
                 given[name] = str(ms)
         query = (
-            f"SELECT {_EVENT} FROM log WHERE pipeline_id IN {{pipelines:Array(String)}} AND {_FOLDED}{slice_}"
+            f"SELECT {_EVENT} FROM log WHERE {about} AND {_FOLDED}{slice_}"
             " ORDER BY tenant, pipeline_id, append_time, topic, partition, offset"
         )
         found = await self._sql.rows(query, given)
@@ -165,16 +196,6 @@ class History:
         )
         decided = await self._sql.rows(query, {"pipeline": command.pipeline_id, "id": command.id})
         return command, bool(decided)
-
-    async def has(self, position: Position) -> bool:
-        """Whether the log has come beyond a position. As in `POSITIONS_QUERY`, only the newest rows are looked at."""
-        at = "topic = {topic:String} AND partition = {partition:UInt32}"
-        query = (
-            f"SELECT 1 FROM positions WHERE {at} AND consumed_through > {{offset:UInt64}}"
-            f" UNION ALL SELECT 1 FROM log WHERE {at} AND offset >= {{offset:UInt64}}"
-            " AND ingest_time > (SELECT max(recorded_at) FROM positions) LIMIT 1"
-        )
-        return bool(await self._sql.rows(query, _place(position)))
 
     async def events(
         self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int
@@ -263,6 +284,14 @@ def _event(row: Mapping[str, Any]) -> CloudEvent[Message] | None:
 
 def _place(position: Position) -> dict[str, str]:
     return {"topic": position.topic, "partition": str(position.partition), "offset": str(position.offset)}
+
+
+def _about(pipelines: Sequence[tuple[str, str]]) -> str:
+    """A condition on the first two columns of the log's order: ids and tenants, in the text, which has more room than
+    an address. Each pipeline has one tenant, so pairs need not be kept together.
+    """
+    names, tenants = (dict.fromkeys(column) for column in zip(*pipelines, strict=True))
+    return f"tenant IN {_array(list(tenants))} AND pipeline_id IN {_array(list(names))}"
 
 
 def _array(names: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
@@ -13,18 +15,52 @@ from sluice_contracts.messages.pipeline import PipelineRefused
 from sluice_contracts.topics import PIPELINE_COMMANDS, PIPELINE_EVENTS
 from sluice_observability.domain.effects import Command, Effects, Position
 from sluice_observability.domain.places import Place
+from sluice_observability.domain.policy import StreamLimits
 from sluice_observability.domain.read_model import ReadModel
 
 REFUSALS_MAX_COUNT = 10_000
 """Refusals remembered for those who wait for the answer to their command."""
 
 
-@dataclass(frozen=True, slots=True)
+CLIENTS_MAX_COUNT = 200
+"""Clients of the stream at a time: each may hold a queue of events."""
+
+TAKEN_MAX_COUNT = 100
+"""Events that a client is sent before its queue is looked at again: they count no more as waiting."""
+
+EVENT_BYTES = 2_048
+"""What an event takes beside its data."""
+
+
+@dataclass(frozen=True)
 class Told:
-    """An event with its place."""
+    """An event with its place, and the size of its data as a record's value."""
 
     position: Position
     event: CloudEvent[Message]
+    value_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """For budgets: about what it takes."""
+        return self.value_bytes + EVENT_BYTES
+
+    @cached_property
+    def text(self) -> str:
+        """The event as the stream shows it, a JSON object; made once, however many clients it goes to."""
+        event = self.event
+        attributes = {
+            "position": str(self.position),
+            "id": event.id,
+            "type": event.type,
+            "source": event.source,
+            "tenant": event.tenant,
+            "pipeline_id": event.subject,
+            "time_ms": event.time_ms,
+            "sequence": event.sequence,
+            "causation_id": event.causation_id,
+        }
+        return f'{json.dumps(attributes, ensure_ascii=False)[:-1]}, "data": {event.data.model_dump_json()}}}'
 
 
 class SlowClient(Exception):
@@ -35,58 +71,71 @@ class PositionGone(Exception):
     """The position is not among the events kept: begin anew, and read what lies between by SQL."""
 
 
-class Subscription:
-    """One client of the stream: a bounded queue of events."""
+class TooManyClients(Exception):
+    """The stream has as many clients as it may: come again later."""
 
-    def __init__(self, matches: Callable[[Told], bool], limit: int) -> None:
+
+class Subscription:
+    """One client of the stream: a queue of events, bounded in number and bytes; one event always has a place."""
+
+    def __init__(self, matches: Callable[[Told], bool], max_count: int, max_bytes: int) -> None:
         self._matches = matches
         self._queue: deque[Told] = deque()
-        self._limit = limit
+        self._max_count = max_count
+        self._left_bytes = max_bytes
         self._arrived = asyncio.Event()
-        self._overrun = False
+        self._overrun = self._closed = False
 
     def offer(self, told: Told) -> None:
         """Gives the client an event, if it is one of those it asked for."""
         if self._overrun or not self._matches(told):
             return
-        if len(self._queue) >= self._limit:
+        if self._queue and (len(self._queue) >= self._max_count or told.size_bytes > self._left_bytes):
             self._overrun = True
         else:
             self._queue.append(told)
+            self._left_bytes -= told.size_bytes
         self._arrived.set()
 
-    async def next(self) -> Told:
-        """Returns the next event.
+    def close(self) -> None:
+        """Ends `take`: the client has gone."""
+        self._closed = True
+        self._arrived.set()
+
+    async def take(self) -> Sequence[Told]:
+        """Waits for events and returns those that are there, some at a time; none once the client has gone.
 
         Raises:
             SlowClient: An event had no place any more; those that had are handed out first.
         """
-        while not self._queue:
+        while not self._queue and not self._closed:
             if self._overrun:
                 raise SlowClient
             self._arrived.clear()
             await self._arrived.wait()
-        return self._queue.popleft()
+        if self._closed:
+            return ()
+        taken = [self._queue.popleft() for _ in range(min(len(self._queue), TAKEN_MAX_COUNT))]
+        self._left_bytes += sum(told.size_bytes for told in taken)
+        return taken
 
 
 class Live:
     """Folds what is told, wakes those who wait, and feeds the stream.
 
     Args:
-        stream_buffer_max_count: Events kept for clients that come back.
-        stream_client_max_count: Events that may wait for one client.
+        limits: Of the stream.
     """
 
-    def __init__(
-        self, model: ReadModel, *, stream_buffer_max_count: int = 10_000, stream_client_max_count: int = 1_000
-    ) -> None:
+    def __init__(self, model: ReadModel, limits: StreamLimits = StreamLimits()) -> None:
         self.model = model
         self.effects = Effects()
         self._refusals: dict[str, PipelineRefused] = {}
         self._through: dict[tuple[str, int], int] = {}
         self._begun: dict[tuple[str, int], int] = {}
-        self._kept: deque[Told] = deque(maxlen=stream_buffer_max_count)
-        self._client_max_count = stream_client_max_count
+        self._kept: deque[Told] = deque()
+        self._kept_bytes = 0
+        self._limits = limits
         self._clients: set[Subscription] = set()
         self._changed = asyncio.Event()
 
@@ -130,12 +179,18 @@ class Live:
             if at.topic == PIPELINE_EVENTS.name:
                 self._hear(event)
             if news:
-                self._kept.append(one)
+                self._keep(one)
                 for client in self._clients:
                     client.offer(one)
         if told:
             self._changed.set()
             self._changed = asyncio.Event()
+
+    def _keep(self, told: Told) -> None:
+        self._kept.append(told)
+        self._kept_bytes += told.size_bytes
+        while len(self._kept) > self._limits.buffer_max_count or self._kept_bytes > self._limits.buffer_max_bytes:
+            self._kept_bytes -= self._kept.popleft().size_bytes
 
     def _hear(self, event: CloudEvent[Message]) -> None:
         """Takes what the spawner made of a command. Its last word counts: it may take what it refused before."""
@@ -181,10 +236,14 @@ class Live:
         """Begins a stream: with what follows a position, or with what comes from now on.
 
         Raises:
+            TooManyClients: There are `CLIENTS_MAX_COUNT`.
             PositionGone: The position is not among the events kept.
         """
+        if len(self._clients) >= CLIENTS_MAX_COUNT:
+            raise TooManyClients(f"{CLIENTS_MAX_COUNT} clients are served at a time; come again later")
         # What is missed may be as much as is kept, so that a client that comes back is not slow from its start.
-        client = Subscription(matches, self._client_max_count + (len(self._kept) if after else 0))
+        count, size = (len(self._kept), self._kept_bytes) if after else (0, 0)
+        client = Subscription(matches, self._limits.client_max_count + count, self._limits.client_max_bytes + size)
         if after is not None:
             kept = list(self._kept)
             places = [one.position for one in kept]

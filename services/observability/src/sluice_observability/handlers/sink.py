@@ -6,7 +6,8 @@ does not hold the interpreter's lock, inserts the last one. Why nothing is lost 
 1. Each partition is read in order from the offset after the last one in the table (`positions_in`), and batches are
    inserted in the order in which they were read. So what the table has of a partition is contiguous.
 2. A batch is one insert, one block, one part: a kill -9 leaves all of it or nothing (`clickhouse.INSERT_SETTINGS`).
-3. Where an insert's outcome is unknown, the table is asked for the batch's ingest time, which no other batch has.
+3. Where an insert's outcome is unknown, the table is asked for the batch's ingest time, which no other batch has. On a
+   server it may still be under way when we give up waiting: it is sent again with its token, and one of both counts.
 4. Before a batch is inserted, Kafka is asked whether its topics still are the incarnations as which they were read.
 """
 
@@ -17,6 +18,7 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -27,6 +29,7 @@ import pyarrow.compute as pc
 from sluice_observability.domain import arrow
 from sluice_observability.domain.places import Gap, Place, Progress
 from sluice_observability.domain.policy import SinkPolicy
+from sluice_observability.handlers.marks import mark_rows
 from sluice_observability.handlers.positions import GrowingClock, gap_rows, position_rows, with_ingest_time
 from sluice_observability.handlers.refusals import Checker, DeadLetterOffice, Refused
 from sluice_observability.ports import Database, LogSource, StoreUnavailable
@@ -193,6 +196,7 @@ class Sink:
             gaps += dropped
             self._refuse(batch.refused)
         if rows is not None and rows.num_rows:
+            self._mark(rows)
             self._insert(rows)
         if gaps:
             found = gap_rows(gaps, self._clock.now_ms())
@@ -224,9 +228,16 @@ class Sink:
             self.figures.dead_letters += written
             logger.warning("%d invalid records; %d new dead letters", len(refused), written)
 
+    def _mark(self, rows: Any) -> None:
+        """Before the rows, so that what the log has is marked whatever dies in between; twice is as good as once."""
+        marks = mark_rows(rows)
+        if marks.num_rows:
+            self._until_done("ClickHouse", lambda: self._database.insert("pipeline_marks", marks))
+
     def _insert(self, rows: Any) -> None:
         ingest_ms = self._clock.now_ms()
         rows = with_ingest_time(rows, ingest_ms)
+        token = str(uuid.uuid4())  # never that of another batch, whose rows it would drop
         tried = False
 
         def insert_once() -> None:
@@ -234,7 +245,7 @@ class Sink:
             if tried and self._is_there(ingest_ms):
                 return
             tried = True
-            self._database.insert("log", rows)
+            self._database.insert("log", rows, token=token)
 
         self._until_done("ClickHouse", insert_once)
         self.figures.rows += rows.num_rows

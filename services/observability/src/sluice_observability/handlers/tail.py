@@ -57,5 +57,6 @@ class Tail:
                 event = codec.decode(record)
             except InvalidRecord:
                 continue  # whoever refuses the topic's records makes it a dead letter; the log has it as it is
-            told.append(Told(Position(record.topic, record.partition, record.offset), event))
+            position = Position(record.topic, record.partition, record.offset)
+            told.append(Told(position, event, len(record.value or b"")))
         return told

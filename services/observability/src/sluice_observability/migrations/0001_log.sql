@@ -37,7 +37,8 @@ ENGINE = MergeTree
 PARTITION BY toYYYYMM(ingest_time)
 ORDER BY (tenant, pipeline_id, append_time, topic, partition, offset)
 -- Small parts come five times a second: merged ten at a time, each row is written less often.
-SETTINGS min_parts_to_merge_at_once = 10
+-- An insert that is sent again has the token of the first one, which may still be under way: only one of both counts.
+SETTINGS min_parts_to_merge_at_once = 10, non_replicated_deduplication_window = 1000
 COMMENT 'The event log: one row for each (topic, incarnation, partition, offset).';
 
 CREATE TABLE positions

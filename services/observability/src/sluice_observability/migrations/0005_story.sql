@@ -1,0 +1,55 @@
+-- A pipeline for people.
+CREATE VIEW pipeline_story
+(
+    tenant LowCardinality(String) COMMENT 'Tenant.',
+    pipeline_id String COMMENT 'The pipeline whose story it is: always give one.',
+    at DateTime64(3, 'UTC') COMMENT 'When.',
+    actor String COMMENT 'Who: service, runner or agent''s task.',
+    what String COMMENT 'What happened, in a sentence.',
+    type LowCardinality(String) COMMENT 'The event.',
+    position UInt64 COMMENT 'Order in the story.'
+)
+AS SELECT tenant, pipeline_id, event_time AS at, actor, what, type,
+    row_number() OVER (PARTITION BY tenant, pipeline_id ORDER BY event_time, log_order, sequence, offset) AS position
+FROM
+(
+    SELECT tenant, pipeline_id, event_time, type, sequence, offset,
+        multiIf(startsWith(topic, 'agent.events.'), 0, topic = 'pipeline.commands', -1, 1) AS log_order,
+        multiIf(startsWith(topic, 'agent.events.'), concat('runner ', JSONExtractString(payload, 'runner_id')), service) AS actor,
+        JSONExtractString(payload, 'problem', 'detail') AS problem,
+        JSONExtractString(payload, 'reason') AS reason,
+        leftUTF8(JSONExtractString(payload, 'summary'), 200) AS summary,
+        concat('agent ', leftUTF8(agent_id, 8)) AS agent,
+        multiIf(
+            type = 'pipeline.spawn', concat('asks for a pipeline: ', leftUTF8(JSONExtractString(payload, 'plan', 'objective'), 200)),
+            type = 'pipeline.cancel', concat('asks to cancel: ', reason),
+            type = 'pipeline.answer', concat('answers: ', leftUTF8(JSONExtractString(payload, 'answer'), 200)),
+            type = 'pipeline.tick', 'asks to look at it again',
+            type = 'pipeline.spawned', concat('pipeline spawned with ', toString(JSONLength(payload, 'plan', 'tasks')), ' task(s)'),
+            type = 'pipeline.refused', concat('refuses ', JSONExtractString(payload, 'command_type'), ': ', problem),
+            type = 'pipeline.state_changed', concat('pipeline ', JSONExtractString(payload, 'from_state'), ' → ', JSONExtractString(payload, 'to_state'), if(reason = '', '', concat(': ', reason))),
+            type = 'pipeline.reported', concat('report on ', toString(JSONLength(payload, 'outcomes')), ' task(s)'),
+            type IN ('pipeline.completed', 'pipeline.failed', 'pipeline.cancelled'), concat(upper(substring(type, 10)), ' after ', toString(JSONExtractUInt(payload, 'duration_ms')), ' ms: ', reason),
+            type = 'task.assigned', concat('task ', task_id, ' → queue ', JSONExtractString(payload, 'queue'), ' as ', JSONExtractString(payload, 'role'), ', attempt ', toString(attempt)),
+            type = 'task.started', concat('task ', task_id, ' runs on ', JSONExtractString(payload, 'runner_id'), ', attempt ', toString(attempt)),
+            type = 'task.retried', concat('task ', task_id, ' tries again: ', problem),
+            type = 'task.succeeded', concat('task ', task_id, ' succeeded in ', toString(JSONExtractUInt(payload, 'turns')), ' turn(s): ', summary),
+            type = 'task.failed', concat('task ', task_id, ' failed: ', problem),
+            type = 'task.skipped', concat('task ', task_id, ' skipped: ', reason),
+            type = 'task.cancelled', concat('task ', task_id, ' cancelled: ', reason),
+            type = 'agent.created', concat(agent, ' created for task ', task_id, ', role ', JSONExtractString(payload, 'role')),
+            type = 'agent.state_changed', concat(agent, ' ', JSONExtractString(payload, 'from_state'), ' → ', JSONExtractString(payload, 'to_state')),
+            type = 'agent.attempt_lost', concat(agent, ' lost attempt ', toString(attempt), ': ', problem),
+            type = 'agent.attempt_refused', concat('refuses ', JSONExtractString(payload, 'refused_type'), ' of ', agent, ', attempt ', toString(attempt), ': ', problem),
+            type = 'agent.attempt_started', concat(agent, ' starts attempt ', toString(attempt)),
+            type = 'agent.turn_finished', concat(agent, ' finished turn ', toString(turn), ': ', if(JSONLength(payload, 'tool_calls') = 0, leftUTF8(JSONExtractString(payload, 'response', 'text'), 120), arrayStringConcat(arrayMap(call -> JSONExtractString(call, 'name'), JSONExtractArrayRaw(payload, 'tool_calls')), ', '))),
+            type = 'agent.succeeded', concat(agent, ' succeeded: ', summary),
+            type = 'agent.failed', concat(agent, ' failed: ', problem),
+            type = 'agent.input_requested', concat(agent, ' asks: ', leftUTF8(JSONExtractString(payload, 'question'), 200)),
+            type = 'question.asked', concat('question: ', leftUTF8(JSONExtractString(payload, 'question'), 200)),
+            type = 'question.answered', concat('answered by ', JSONExtractString(payload, 'answered_by'), ': ', leftUTF8(JSONExtractString(payload, 'answer'), 200)),
+            type) AS what
+    FROM events
+    WHERE topic IN ('pipeline.commands', 'pipeline.events') OR startsWith(topic, 'agent.events.')
+)
+COMMENT 'What happened in a pipeline, line by line: SELECT at, actor, what FROM pipeline_story WHERE pipeline_id = … ORDER BY position.';
