@@ -226,7 +226,7 @@ def test_every_compression_is_read_and_none_hides_a_large_record(kafka: TestKafk
         async with kafka_installation(kafka) as connect:
             broker = connect()
             assert isinstance(broker, KafkaBroker)
-            topic = f"{broker._prefix}pipeline.commands"
+            topic = broker._names.full("pipeline.commands")
             settings = {"compression.type": codec, "message.max.bytes": 100_000_000}
             producer = Producer({**kafka.connection.confluent(), **settings})
             for value in (b"y" * 1_000_000, b"x" * 30_000_000):

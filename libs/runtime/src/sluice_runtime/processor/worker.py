@@ -167,7 +167,7 @@ class Worker:
         """
         for record in records:
             self._queue.append(record)
-            self._queued_bytes += _size(record)
+            self._queued_bytes += record.size_bytes
             self._fed_through[TopicPartition(record.topic, record.partition)] = record.offset + 1
         self._fed_through.update(read_through)
         self._wake.set()
@@ -277,7 +277,7 @@ class Worker:
         inputs = [self._queue.popleft() for _ in range(max_inputs)]
         draft = self.partition.decide(inputs, self._clock.now_ms())
         self._queue.extendleft(reversed(inputs[draft.inputs :]))
-        self._queued_bytes -= sum(_size(one) for one in inputs[: draft.inputs] if isinstance(one, Record))
+        self._queued_bytes -= sum(one.size_bytes for one in inputs[: draft.inputs] if isinstance(one, Record))
         for topic, reason in draft.refused:
             log.warning("%s[%d]: a record is refused: %s", topic, self.partition.number, reason)
             self._metrics.counter(RECORDS_REFUSED, topic=topic, reason=reason).inc()
@@ -336,8 +336,3 @@ class Worker:
         await self._broker.trim(self._journal, checkpoint.journal_offset + 1)
         log.info("checkpoint of partition %d: %d entities, journal trimmed to %d",
                  number, len(changed), checkpoint.journal_offset + 1)  # fmt: skip
-
-
-def _size(record: Record) -> int:
-    """Bytes of a record, about."""
-    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)
