@@ -15,7 +15,8 @@ from aiokafka.partitioner import murmur2
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Bounds, PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_errors import TRANSLATED, Translated, stop_behind
+from sluice_runtime.kafka_clients import kill, started, stop
+from sluice_runtime.kafka_errors import TRANSLATED, Translated
 from sluice_runtime.kafka_names import KafkaNames
 from sluice_runtime.kafka_subscription import KafkaSubscription
 from sluice_runtime.kafka_unreadable import read_past
@@ -93,14 +94,14 @@ class KafkaBroker:
         await self.close()
 
     async def close(self) -> None:
-        """Ends all connections; what was appended without waiting is flushed first."""
+        """Ends all connections, in seconds; flushes first what was appended without waiting, if the broker answers."""
         producers, self._producers = self._producers, {}
         reader, self._reader = self._reader, None
         admin, self._admin = self._admin, None
         for producer in producers.values():
-            await producer.stop()
+            await stop(producer)
         if reader is not None:
-            await reader.stop()
+            await stop(reader)
         if admin is not None:
             await admin.close()
 
@@ -135,13 +136,11 @@ class KafkaBroker:
 
     async def _started_producer(self, purpose: Literal["single", "bulk"]) -> AIOKafkaProducer:
         # Two: aiokafka keeps one request in flight per broker, and a journal's append must not wait behind outputs.
-        if (started := self._producers.get(purpose)) is not None:
-            return started
+        if (producer := self._producers.get(purpose)) is not None:
+            return producer
         async with self._starting:
             if purpose not in self._producers:
-                producer = AIOKafkaProducer(**self._arguments, **_WRITING)
-                await _start(producer)
-                self._producers[purpose] = producer
+                self._producers[purpose] = await started(AIOKafkaProducer(**self._arguments, **_WRITING))
         return self._producers[purpose]
 
     async def open_transaction(self, transactional_id: str) -> KafkaTransaction:
@@ -150,7 +149,7 @@ class KafkaBroker:
             producer = AIOKafkaProducer(
                 **self._arguments, **_WRITING, transactional_id=self._names.full(transactional_id)
             )
-            await _start(producer)
+            await started(producer)
         return KafkaTransaction(self, producer)
 
     async def trim(self, at: TopicPartition, before: int) -> None:
@@ -216,9 +215,7 @@ class KafkaBroker:
     async def _started_reader(self) -> AIOKafkaConsumer:
         async with self._starting:
             if self._reader is None:
-                reader = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
-                await _start(reader)
-                self._reader = reader
+                self._reader = await started(AIOKafkaConsumer(**self._arguments, **_READING, group_id=None))
         return self._reader
 
     async def subscribe(
@@ -238,7 +235,7 @@ class KafkaBroker:
         listener = subscription.listener(assigned, revoked)
         consumer.subscribe([self._names.full(topic) for topic in topics], listener=listener)
         with TRANSLATED:
-            await _start(consumer)
+            await started(consumer)
         return subscription
 
     async def follow(self, topics: Sequence[str]) -> KafkaSubscription:
@@ -248,7 +245,7 @@ class KafkaBroker:
         bounds = await self.bounds(partitions)
         consumer = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
         with TRANSLATED:
-            await _start(consumer)
+            await started(consumer)
             consumer.assign([self._names.kafka(at) for at in partitions])
         subscription = KafkaSubscription(self.connection, self._names, consumer)
         subscription.seek({at: bounds[at].end for at in partitions})
@@ -261,12 +258,12 @@ class KafkaBroker:
     def _abandon_producers(self) -> None:
         """Drops producers of whose last write nothing is known: an idempotent one would go on from its own number."""
         for producer in self._producers.values():
-            stop_behind(producer)
+            kill(producer)
         self._producers = {}
 
     def _abandon_reader(self) -> None:
         if self._reader is not None:
-            stop_behind(self._reader)
+            kill(self._reader)
         self._reader = None
 
 
@@ -288,12 +285,4 @@ class KafkaTransaction:
     async def close(self) -> None:
         """See `broker.Transaction.close`."""
         with TRANSLATED:
-            await self._producer.stop()
-
-
-async def _start(client: Any) -> None:
-    try:
-        await client.start()
-    except BaseException:
-        await client.stop()
-        raise
+            await stop(self._producer)

@@ -12,6 +12,7 @@ from aiokafka.errors import IllegalStateError
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
+from sluice_runtime.kafka_clients import stop
 from sluice_runtime.kafka_errors import TRANSLATED
 from sluice_runtime.kafka_names import KafkaNames
 from sluice_runtime.kafka_unreadable import read_past
@@ -116,7 +117,7 @@ class KafkaSubscription:
     async def close(self) -> None:
         """See `broker.Subscription.close`."""
         with TRANSLATED:
-            await self._consumer.stop()
+            await stop(self._consumer)
 
     def _mine(self, positions: Mapping[TopicPartition, int]) -> dict[KafkaPartition, int]:
         """Without what was revoked in the meantime: that is somebody else's now."""

@@ -222,12 +222,14 @@ class Worker:
 
     async def close(self) -> None:
         """Ends what was opened, also by a takeover that was cut off. What is durable stays as it is."""
-        for task in [publishing for _, publishing in self._publishing] + [self._checkpointing]:
-            if task is not None:
-                task.cancel()
+        behind = [publishing for _, publishing in self._publishing]
+        behind += [] if self._checkpointing is None else [self._checkpointing]
+        for task in behind:
+            task.cancel()
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             await transaction.close()
+        await asyncio.gather(*behind, return_exceptions=True)  # a checkpoint that is cut off ends with its transaction
 
     async def _wait_for_inputs(self) -> None:
         while not (self._queue or self._stopping):
