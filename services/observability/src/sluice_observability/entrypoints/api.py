@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 
 from fastapi import FastAPI
 
@@ -19,12 +20,13 @@ from sluice_runtime.metrics import Metrics
 SERVICE = "observability-api"
 
 
-def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
+def build(api: Api, readiness: Readiness, metrics: Metrics, hosts: Collection[str] | None = ()) -> FastAPI:
     """The application of a wired api."""
     app = build_app(
         "Sluice",
         readiness,
         metrics,
+        hosts=hosts,
         description="Pipelines of agents: commands, what lives, what happened.",
         docs_url=None,
         redoc_url=None,
@@ -48,7 +50,7 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
     ):
         loaded = asyncio.Event()
         following = asyncio.create_task(api.follow(stop, loaded))
-        app = build(api, readiness, metrics)
+        app = build(api, readiness, metrics, settings.hosts())
         async with serve(app, host=settings.http_host, port=settings.http_port):
             ready = asyncio.create_task(loaded.wait())
             stopped = asyncio.create_task(stop.wait())
