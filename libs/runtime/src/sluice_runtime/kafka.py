@@ -126,8 +126,15 @@ class KafkaBroker:
                     await one
 
     async def _send(self, producer: AIOKafkaProducer, record: OutgoingRecord, partition: int | None) -> Any:
+        topic = self._names.full(record.topic)
+        if partition is None:  # aiokafka would hash the key anew for each record, in Python: a tenth of a send
+            partition = self.partition_for(record.key or b"", len(await producer.partitions_for(topic)))
+        if record.key is None and record.value is None:  # a dead letter may be so; aiokafka takes it as a batch only
+            batch = producer.create_batch()
+            batch.append(key=None, value=None, timestamp=None, headers=list(record.headers))
+            return await producer.send_batch(batch, topic, partition=partition)
         return await producer.send(
-            self._names.full(record.topic),
+            topic,
             value=record.value,
             key=record.key,
             partition=partition,
