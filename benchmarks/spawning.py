@@ -57,8 +57,8 @@ async def spawn_to_first_turn(installation: Installation, *, quick: bool) -> lis
         result("spawn_to_first_turn_ms_p50", statistics.median(alone), "ms",
                against=f"{len(_HOPS)} bare hops (write, read)", against_value=statistics.median(floor), goal=at_most(2),
                note="from sending pipeline.spawn to reading the finished first turn: command, request for a slot, its "
-               f"grant, task and event are the {len(_HOPS)} hops; between them the path waits for five more acknowledged "
-               f"writes (three journals, offsets of the task, attempt_started); p99 {_p99(alone):.1f} ms, floor "
+               f"grant, task and event are the {len(_HOPS)} hops; between them the path waits for five more "
+               f"acknowledged writes (three journals, offsets of the task, attempt_started); p99 {_p99(alone):.1f} ms, floor "
                f"{_p99(floor):.1f} ms; with store and api running beside it p50 {statistics.median(observed):.1f} ms, "
                f"p99 {_p99(observed):.1f} ms")
     ]  # fmt: skip

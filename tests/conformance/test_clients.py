@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluice_contracts.envelope import OutgoingRecord
+from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime import kafka, kafka_clients
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
 from sluice_runtime.kafka import KafkaBroker
@@ -47,6 +47,7 @@ def run(server: TestKafka, test: Callable[[KafkaBroker], Awaitable[None]]) -> No
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "WRITE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(kafka, "READ_STALLED_S", 0.5)
     monkeypatch.setattr(kafka_clients, "STOP_TIMEOUT_S", 0.5)
 
 
@@ -107,6 +108,23 @@ def test_a_broker_closes_though_nobody_answers(kafka: TestKafka) -> None:
         for silence in silences:
             silence.end()
         await ended(before)
+
+    run(kafka, test)
+
+
+@pytest.mark.covers("P12")
+def test_a_read_that_gets_nothing_ends(kafka: TestKafka) -> None:
+    async def test(broker: KafkaBroker) -> None:
+        await broker.append(OutgoingRecord(JOURNAL.topic, b"0", b"v"), 0)
+        before = asyncio.all_tasks()
+        silence = Silence((await broker._started_reader())._client)
+        with pytest.raises(BrokerUnavailable):
+            await broker.read(JOURNAL, 0, 1, lambda records: None)
+        silence.end()
+        await ended(before)
+        found: list[Record] = []
+        await broker.read(JOURNAL, 0, 1, found.extend)
+        assert [one.value for one in found] == [b"v"]
 
     run(kafka, test)
 

@@ -27,6 +27,9 @@ REQUEST_TIMEOUT_MS = 15_000
 WRITE_TIMEOUT_S = 20.0
 """aiokafka retries an idempotent write for ever; after this its outcome counts as unknown."""
 
+READ_STALLED_S = 30.0
+"""aiokafka fetches for ever while the broker is away; after this without a record a read is given up."""
+
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Above the journal's largest record."""
 
@@ -181,10 +184,12 @@ class KafkaBroker:
                 reader = await self._started_reader()
                 reader.assign([kafka])
                 reader.seek(kafka, start)
-                while (position := await reader.position(kafka)) < end:
-                    records = [one for one in await self._read_on(reader, at, position) if one.offset < end]
-                    if records:
-                        handle(records)
+                async with asyncio.timeout(READ_STALLED_S) as stalled:
+                    while (position := await reader.position(kafka)) < end:
+                        records = [one for one in await self._read_on(reader, at, position) if one.offset < end]
+                        if records:
+                            handle(records)
+                            stalled.reschedule(asyncio.get_running_loop().time() + READ_STALLED_S)
                 reader.unsubscribe()
 
     async def _read_on(self, reader: AIOKafkaConsumer, at: TopicPartition, position: int) -> Sequence[Record]:
