@@ -17,6 +17,7 @@ from tests.kafka import TestKafka
 
 Connect = Callable[[], Broker]
 JOURNAL, STATE, COMMANDS = "pipeline.journal", "pipeline.state", "pipeline.commands"
+DEAD_LETTERS = "dlq.pipeline.commands"
 
 
 def record(topic: str, text: str, key: str = "k") -> OutgoingRecord:
@@ -73,6 +74,23 @@ def test_records_of_one_key_keep_their_order_and_partition(installation: Any) ->
             at = TopicPartition(COMMANDS, broker.partition_for(key.encode(), await broker.partitions(COMMANDS)))
             mine = [value for value in await values(broker, at) if value and value.startswith(key.encode())]
             assert mine == [f"{key}{n}".encode() for n in range(50)]
+
+    run(installation, test)
+
+
+def test_a_record_of_nothing_but_headers_is_written(installation: Any) -> None:
+    """The dead letter of a record with neither key nor value."""
+
+    async def test(connect: Connect) -> None:
+        broker, bare = connect(), OutgoingRecord(DEAD_LETTERS, None, None, (("h", b"x"), ("null", None)))
+        await broker.append_all([record(DEAD_LETTERS, "before"), bare, record(DEAD_LETTERS, "after")])
+        assert await broker.append(bare) == 3
+        found: list[Record] = []
+        await broker.read(TopicPartition(DEAD_LETTERS, 0), 0, 4, found.extend)
+        assert [(one.key, one.value) for one in found] == [
+            (b"k", b"before"), (None, None), (b"k", b"after"), (None, None),
+        ]  # fmt: skip
+        assert found[1].headers == bare.headers
 
     run(installation, test)
 
@@ -264,7 +282,7 @@ def test_every_compression_is_read_and_none_hides_a_large_record(kafka: TestKafk
         async with kafka_installation(kafka) as connect:
             broker = connect()
             assert isinstance(broker, KafkaBroker)
-            topic = f"{broker._prefix}pipeline.commands"
+            topic = broker._names.full("pipeline.commands")
             settings = {"compression.type": codec, "message.max.bytes": 100_000_000}
             producer = Producer({**kafka.connection.confluent(), **settings})
             for value in (b"y" * 1_000_000, b"x" * 30_000_000):

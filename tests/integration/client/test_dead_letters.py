@@ -34,7 +34,7 @@ def connection(sluice: Sluice) -> KafkaConnection:
 
 
 def write(sluice: Sluice, record: OutgoingRecord, partition: int) -> None:
-    producer = Producer(connection(sluice).confluent())
+    producer = Producer({**connection(sluice).confluent(), "message.max.bytes": 100_000_000})
     producer.produce(f"sluice.{TOPIC}", record.value, record.key, partition=partition, headers=list(record.headers))
     assert producer.flush(30) == 0
 
@@ -106,3 +106,16 @@ def test_filters_and_limits(sluice: Sluice) -> None:
     assert sluice("dlq", "replay").code == 2
     assert sluice("dlq", "show", "deadbeef").code == 2
     assert sluice("dlq", "show", "abc").code == 2
+
+
+@pytest.mark.covers("C3", "C2")
+def test_a_letter_that_lacks_headers_is_left_alone(sluice: Sluice) -> None:
+    """A record with half a million headers, which are larger in a letter than any topic takes."""
+    key = str(uuid.uuid4())
+    write(sluice, OutgoingRecord(TOPIC, key.encode(), b"{}", (("x", b""),) * 500_000), 0)
+    letter = letter_of(sluice, key)
+    assert letter["reason"] == "bad_headers"
+    shown = sluice.ok("dlq", "show", str(letter["letter_id"]), "--json").json
+    assert shown["headers"]["dlq_headers_dropped"] == "499936"
+    refused = sluice("dlq", "replay", str(letter["letter_id"]), "--json")
+    assert (refused.code, refused.json["replayed"], len(refused.json["incomplete"])) == (5, [], 1)

@@ -72,7 +72,7 @@ async def running(directory: Path, sql: Sql) -> AsyncIterator[Running]:
     broker = MemoryBroker(log, MemoryGroups())
     async with open_api(settings, broker, sql=sql, source=lambda begin: MemorySource([])) as api:
         app = build(api, Readiness(), Metrics("test", "i1"))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://h") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
             yield Running(api, log, http)
 
 

@@ -217,8 +217,8 @@ def test_an_event_is_shown_whole_and_encoded_once() -> None:
     event = one.event
     assert shown == {
         "position": "pipeline.events/0/3", "id": event.id, "type": "pipeline.spawned", "source": event.source,
-        "tenant": "acme", "pipeline_id": "pü", "time_ms": event.time_ms, "sequence": event.sequence, "causation_id": None,
-        "data": event.data.model_dump(mode="json"),
+        "tenant": "acme", "pipeline_id": "pü", "time_ms": event.time_ms, "sequence": event.sequence,
+        "causation_id": None, "data": event.data.model_dump(mode="json"),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from sluice_client.sql import Sql
 from sluice_contracts.dead_letters import dead_letter
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.errors import Refusal
+from sluice_contracts.limits import HEADERS_MAX_COUNT
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.columns import LogColumns
 from sluice_observability.handlers.positions import with_ingest_time
@@ -63,13 +64,14 @@ def refuse_and_replay(engine: ClickHouse, written: list[OutgoingRecord], replaye
 
 def replayed(
     engine: ClickHouse, written: list[OutgoingRecord], choice: Choice, **more: Any
-) -> tuple[list[int], list[Letter]]:
-    async def run() -> tuple[list[int], list[Letter]]:
+) -> tuple[list[int], list[Letter], list[int]]:
+    async def run() -> tuple[list[int], list[Letter], list[int]]:
         log = MemoryLog({TOPIC: 1, DEAD_LETTERS: 1}, ManualClock())
         broker = MemoryBroker(log, MemoryGroups())
         await broker.append_all(written)
-        found, left = await replay.replay(broker, cast(Sql, Asked(engine)), choice, dry_run=True, **more)
-        return [one.letter.letter_offset for one in found], left
+        outcome = await replay.replay(broker, cast(Sql, Asked(engine)), choice, dry_run=True, **more)
+        incomplete = [one.letter_offset for one in outcome.incomplete]
+        return [one.letter.letter_offset for one in outcome.written], outcome.left, incomplete
 
     return asyncio.run(run())
 
@@ -81,10 +83,18 @@ def test_letters_beyond_the_limit_of_those_replayed_before_are_reached(
     monkeypatch.setattr(replay, "LETTERS_MAX_COUNT", 5)
     written = letters(12)
     refuse_and_replay(engine, written, 7)
-    found, left = replayed(engine, written, Choice())
+    found, left, _ = replayed(engine, written, Choice())
     assert (found, len(left)) == ([7, 8, 9, 10, 11], 5)
-    assert replayed(engine, written, Choice(limit=2)) == ([7, 8], left)
-    assert replayed(engine, written, Choice(limit=2), again=True) == ([0, 1], [])
+    assert replayed(engine, written, Choice(limit=2)) == ([7, 8], left, [])
+    assert replayed(engine, written, Choice(limit=2), again=True) == ([0, 1], [], [])
+
+
+@pytest.mark.covers("C3")
+def test_a_letter_that_lacks_headers_is_left_alone(engine: ClickHouse) -> None:
+    many = Record(TOPIC, 0, 9, 1, b"p", b"{}", (("x", b"1"),) * (HEADERS_MAX_COUNT + 1))
+    written = [*letters(1), dead_letter(many, Refusal.BAD_HEADERS, "d", "spawner", 1_500), *letters(3)[2:]]
+    refuse_and_replay(engine, written, 0)
+    assert replayed(engine, written, Choice()) == ([0, 2], [], [1])
 
 
 @pytest.mark.covers("C3")
@@ -92,7 +102,7 @@ def test_ids_are_looked_for_among_all_letters(engine: ClickHouse) -> None:
     written = letters(3)
     refuse_and_replay(engine, written, 1)
     before, fresh = (dict(written[number].headers)["ce_id"].decode() for number in (0, 1))
-    found, left = replayed(engine, written, Choice(ids=[before[:20], fresh]))
+    found, left, _ = replayed(engine, written, Choice(ids=[before[:20], fresh]))
     assert (found, [one.letter_id for one in left]) == ([1], [before])
     with pytest.raises(InputInvalid, match="names 0 dead letters"):
         replayed(engine, written, Choice(ids=["nothing-of-the-sort"]))

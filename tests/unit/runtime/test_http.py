@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import WebSocket
 from pydantic import BaseModel
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from sluice_runtime import http
 from sluice_runtime.http import AddressUnavailable, AsgiApp, ProblemError, Readiness, build_app, probes_app, serve
@@ -47,6 +50,21 @@ def full_app(parts: Parts) -> AsgiApp:
     @app.post("/things")
     async def make(command: Command) -> Command:
         return command
+
+    return app
+
+
+def named_app(parts: Parts, hosts: tuple[str, ...] | None) -> AsgiApp:
+    app = build_app("example", parts.readiness, parts.metrics, hosts=hosts)
+
+    @app.get("/things")
+    async def things() -> list[str]:
+        return []
+
+    @app.websocket("/stream")
+    async def stream(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
 
     return app
 
@@ -258,3 +276,50 @@ def test_the_three_routes_alone_do_not_load_a_framework() -> None:
         "probes_app(Readiness(), Metrics('a', 'b')); sys.exit('fastapi' in sys.modules or 'starlette' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.covers("O3", "O8")
+def test_a_name_that_leads_here_from_elsewhere_is_refused() -> None:
+    """DNS rebinding: a page of evil.example has that name lead to 127.0.0.1, and calls with it."""
+
+    async def test(client: httpx.AsyncClient) -> None:
+        port = client.base_url.port
+
+        async def called(host: str) -> httpx.Response:
+            return await client.get("/things", headers={"host": host})
+
+        for host in (f"127.0.0.1:{port}", "localhost", f"LOCALHOST:{port}", f"[::1]:{port}", "api:8080"):
+            assert (await called(host)).status_code == 200, host
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::1", "", "store"):
+            refused = problem(await called(host), 421, "unknown_host")
+            assert "SLUICE_HTTP_HOSTS" in refused["detail"], host
+        for path in ("/livez", "/metrics"):
+            assert (await client.get(path, headers={"host": "10.0.0.7:8080"})).status_code == 200
+        async with connect(f"ws://127.0.0.1:{port}/stream", proxy=None):
+            pass
+        with pytest.raises(InvalidStatus, match="403"):
+            await connect("ws://evil.example/stream", proxy=None, host="127.0.0.1", port=port)
+
+    run(named_app(Parts(), ("api",)), test)
+
+
+def test_any_name_will_do_where_the_application_says_so() -> None:
+    async def test(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/things", headers={"host": "agents.example"})).status_code == 200
+
+    run(named_app(Parts(), None), test)
+
+
+@pytest.mark.covers("O7")
+def test_words_that_clients_make_up_are_one_metric() -> None:
+    parts = Parts()
+
+    async def test(client: httpx.AsyncClient) -> None:
+        for method in ("BREW", "WHEN", "get"):
+            assert (await client.request(method, "/things/1")).status_code in (200, 405)
+        metrics = (await client.get("/metrics")).text
+        assert 'method="other"' in metrics
+        assert "BREW" not in metrics
+        assert "WHEN" not in metrics
+
+    run(full_app(parts), test)

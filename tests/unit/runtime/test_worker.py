@@ -185,6 +185,22 @@ def test_a_batch_of_large_records_fits_into_the_journal() -> None:
         taken += draft.inputs
 
 
+@pytest.mark.covers("C2")
+def test_a_record_with_any_number_of_headers_fits_into_the_journal() -> None:
+    partition = new_partition()
+    draft = partition.decide([record(number, *(("x", None),) * 500_000) for number in range(2)], 0)
+    assert draft.inputs == 2
+    assert len(draft.value) < 64 * 1024
+
+
+@pytest.mark.covers("C2", "P13")
+def test_headers_count_where_what_waits_in_memory_is_bounded(log: MemoryLog) -> None:
+    """Half a million of them are 1 MB in Kafka, and 80 in memory."""
+    one = worker(Broker(log))
+    assert not one.feed([record(0, value=b"x" * 2**20)], {})
+    assert one.feed([record(1, *(("x", None),) * 500_000)], {})
+
+
 @pytest.mark.covers("P12")
 def test_an_input_topic_that_was_made_anew_stops_the_takeover(log: MemoryLog) -> None:
     async def test() -> None:

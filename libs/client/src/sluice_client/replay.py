@@ -21,7 +21,7 @@ from typing import Any
 from sluice_client.errors import InputInvalid, SluiceError, TimedOut, Unreachable
 from sluice_client.installation import Installation
 from sluice_client.sql import Sql
-from sluice_contracts.dead_letters import original_record
+from sluice_contracts.dead_letters import LetterIncomplete, original_record
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.topics import Principal
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition
@@ -151,6 +151,21 @@ class Replayed:
     offset: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay did.
+
+    Attributes:
+        written: What was (or would be) written, in order.
+        left: Left alone because they were replayed before: the oldest, up to `LETTERS_MAX_COUNT`.
+        incomplete: Left alone because they lack headers of their records (`dlq_headers_dropped`).
+    """
+
+    written: list[Replayed]
+    left: list[Letter]
+    incomplete: list[Letter]
+
+
 class OutcomeUnknown(SluiceError):
     """Kafka did not answer: whether the letter was written is not known yet. Look again: the log will tell."""
 
@@ -165,11 +180,12 @@ async def replay(
     rate_per_s: float = RATE_DEFAULT_PER_S,
     done: Callable[[Replayed], None] = lambda one: None,
     sleep: Callable[[float], Any] = asyncio.sleep,
-) -> tuple[list[Replayed], list[Letter]]:
+) -> Outcome:
     """Writes chosen letters again to the topics on which they were refused.
 
     Guarantee: a letter that the log shows as replayed is left alone, unless `again`. Key, value and headers are the
-    original's, byte for byte; the partition follows from the key. What is still wrong becomes a new letter.
+    original's, byte for byte, or nothing is written; the partition follows from the key. What is still wrong becomes a
+    new letter.
 
     Args:
         broker: The log, as the principal that may do this.
@@ -180,10 +196,6 @@ async def replay(
         rate_per_s: At most so many in a second.
         done: Is told of each.
         sleep: Between two.
-
-    Returns:
-        What was (or would be) written, and what was left alone because it was replayed before: of both the oldest, up
-        to `LETTERS_MAX_COUNT`.
 
     Raises:
         TimedOut: The log is behind the topics: what was replayed can't be told.
@@ -200,8 +212,13 @@ async def replay(
     before = replace(choice, limit=LETTERS_MAX_COUNT, replayed=True)
     left = [] if again else await asyncio.to_thread(find_letters, sql, before)
     written: list[Replayed] = []
+    incomplete: list[Letter] = []
     for letter in fresh:
-        record = _again(await _read(broker, letter), letter)
+        try:
+            record = _again(await _read(broker, letter), letter)
+        except LetterIncomplete:
+            incomplete.append(letter)
+            continue
         offset = None
         if not dry_run:
             if written:
@@ -216,7 +233,7 @@ async def replay(
                 ) from error
         written.append(Replayed(letter, record, offset))
         done(written[-1])
-    return written, left
+    return Outcome(written, left, incomplete)
 
 
 @contextlib.asynccontextmanager

@@ -12,10 +12,10 @@ from typing import Any
 
 from sluice_contracts import topics
 from sluice_contracts.codec import SPEC_VERSION, schema_id
-from sluice_contracts.dead_letters import RECORD_REFUSED
+from sluice_contracts.dead_letters import HEADERS_DROPPED, RECORD_REFUSED
 from sluice_contracts.errors import Refusal
 from sluice_contracts.ids import INSTALLATION_ID
-from sluice_contracts.limits import ATTRIBUTE_MAX_CHARACTERS
+from sluice_contracts.limits import ATTRIBUTE_MAX_CHARACTERS, HEADERS_MAX_COUNT
 from sluice_contracts.messages import Message
 
 Document = dict[str, Any]
@@ -223,10 +223,12 @@ def _dead_letter_headers_schema() -> Document:
         "dlq_timestamp_ms": number,
         "dlq_refused_by": _text("Who refused it."),
     }
+    dropped = {**number, "description": "How many headers of the record are left out; only where some are."}
     return {
         "type": "object",
-        "description": "The refused record's own headers stand under their names with the prefix dlq_original_.",
-        "properties": properties,
+        "description": f"The refused record's own headers, the first {HEADERS_MAX_COUNT} of them, stand under their "
+        "names with the prefix dlq_original_.",
+        "properties": {**properties, HEADERS_DROPPED: dropped},
         "required": sorted(properties),
     }
 

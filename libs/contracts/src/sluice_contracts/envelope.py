@@ -10,6 +10,9 @@ from sluice_contracts.messages.base import Message
 Headers = tuple[tuple[str, bytes | None], ...]
 """In their order; Kafka lets a value be null, and a name come more than once."""
 
+HEADER_OVERHEAD_BYTES = 100
+"""What a header takes in memory beside its name and value, about: a record may have some hundred thousand of them."""
+
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 SYSTEM_TENANT = "system"
@@ -27,6 +30,12 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about; for limits of what is held there."""
+        headers = sum(len(name) + len(value or b"") + HEADER_OVERHEAD_BYTES for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ JSON_MAX_DEPTH = 32
 """No message of ours nests deeper than eight; a hostile one must not reach a recursive parser."""
 
 HEADERS_MAX_COUNT = 64
-"""CloudEvents and tracing need about fifteen."""
+"""CloudEvents and tracing need about fifteen. A dead letter keeps as many of its record's: each name is
+longer there by a prefix, and half a million of them would make a letter that no topic takes."""
 
 ATTRIBUTE_MAX_CHARACTERS = 1_024
 """One CloudEvents attribute: ids and sources become parts of keys, state and the headers of what they cause."""

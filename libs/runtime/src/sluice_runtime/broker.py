@@ -53,7 +53,7 @@ class Transaction(Protocol):
         ...
 
     async def close(self) -> None:
-        """Gives the right up."""
+        """Gives the right up, in seconds. What was being written is there whole or not at all."""
         ...
 
 

@@ -13,9 +13,10 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -41,6 +42,15 @@ KEEP_ALIVE_S = 5
 
 STOP_GRACE_S = 10
 """Requests that are under way may finish for this long; Kubernetes kills thirty seconds after it asked."""
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+"""A page in a browser on this machine may have its own name lead here (DNS rebinding), and calls by that name."""
+
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""They tell nothing that a page may not know, and whoever watches a service calls it by any address."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""A metric's label; any other is `other`, or each word that a client makes up would be a metric."""
 
 PROBLEM_TYPE_PREFIX = "urn:sluice:problem:"
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -163,13 +173,18 @@ async def _send(
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
 
-def build_app(service: str, readiness: Readiness, metrics: Metrics, **options: Any) -> FastAPI:
+def build_app(
+    service: str, readiness: Readiness, metrics: Metrics, *, hosts: Collection[str] | None = (), **options: Any
+) -> FastAPI:
     """A FastAPI application with the three routes, problem+json for every error, limits and metrics.
+
+    Guarantee: but for the three routes, whoever calls it by another name than those of loopback and `hosts` gets a 421.
 
     Args:
         service: The title in the OpenAPI document.
         readiness: For `/readyz`.
         metrics: For `/metrics`; requests are counted into it by route.
+        hosts: By what other names than loopback's it may be called, without ports; None: by any.
         **options: For FastAPI: `version`, `lifespan`, …
     """
     from fastapi import FastAPI, Response
@@ -177,7 +192,7 @@ def build_app(service: str, readiness: Readiness, metrics: Metrics, **options: A
     from starlette.exceptions import HTTPException
 
     app = FastAPI(title=service, **options)
-    app.add_middleware(_Guard, metrics=metrics)
+    app.add_middleware(_Guard, metrics=metrics, hosts=None if hosts is None else LOOPBACK_HOSTS.union(hosts))
 
     def answer_probe(path: str) -> Callable[[], Awaitable[Response]]:
         async def answer() -> Response:
@@ -221,15 +236,26 @@ def _response(problem: ProblemError) -> Response:
 
 
 class _Guard:
-    """ASGI middleware: bounds the body, turns an unforeseen error into a 500 without its text, counts and times."""
+    """ASGI middleware: hears only to its names, bounds the body, makes of an unforeseen error a 500 without its text,
+    counts and times.
+    """
 
-    def __init__(self, app: AsgiApp, metrics: Metrics) -> None:
+    def __init__(self, app: AsgiApp, metrics: Metrics, hosts: Collection[str] | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        host = _host(scope)
+        misdirected = self._hosts is not None and host not in self._hosts and scope["path"] not in PROBES
+        if scope["type"] != "http":
+            if misdirected:
+                await send({"type": "websocket.close", "code": 1008})  # before it was accepted: the server answers 403
+            else:
+                await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         status = 0
@@ -241,6 +267,9 @@ class _Guard:
             await send(message)
 
         try:
+            if misdirected:
+                detail = f"this service is not called {host[:100]!r}; if it is, add that to SLUICE_HTTP_HOSTS"
+                raise ProblemError(421, "unknown_host", detail)
             await self._app(scope, _bounded(scope, receive), watched_send)
         except Exception as error:
             problem = error if isinstance(error, ProblemError) else _unforeseen(scope, error)
@@ -251,9 +280,18 @@ class _Guard:
         finally:
             # The route as it was declared: a path with ids in it would make a metric for each of them.
             route = getattr(scope.get("route"), "path", "unknown")
-            labels = {"method": scope["method"], "route": route}
+            labels = {"method": scope["method"] if scope["method"] in _METHODS else "other", "route": route}
             self._metrics.counter(HTTP_REQUESTS, **labels, status=str(status)).inc()
             self._metrics.histogram(HTTP_DURATION, **labels).observe(time.perf_counter() - started)
+
+
+def _host(scope: Scope) -> str:
+    """The name by which the service is called, without its port; empty where none is given, or none that is one."""
+    given = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    try:
+        return urlsplit(f"//{given.decode()}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _unforeseen(scope: Scope, error: Exception) -> ProblemError:

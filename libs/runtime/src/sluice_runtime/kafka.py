@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
-from aiokafka import TopicPartition as KafkaPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.partitioner import murmur2
@@ -17,7 +15,10 @@ from aiokafka.partitioner import murmur2
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Bounds, PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_errors import TRANSLATED, Translated, stop_behind
+from sluice_runtime.kafka_clients import kill, started, stop
+from sluice_runtime.kafka_errors import TRANSLATED, Translated
+from sluice_runtime.kafka_names import KafkaNames
+from sluice_runtime.kafka_subscription import KafkaSubscription
 from sluice_runtime.kafka_unreadable import read_past
 
 REQUEST_TIMEOUT_MS = 15_000
@@ -26,6 +27,9 @@ REQUEST_TIMEOUT_MS = 15_000
 WRITE_TIMEOUT_S = 20.0
 """aiokafka retries an idempotent write for ever; after this its outcome counts as unknown."""
 
+READ_STALLED_S = 30.0
+"""aiokafka fetches for ever while the broker is away; after this without a record a read is given up."""
+
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Above the journal's largest record."""
 
@@ -33,7 +37,6 @@ BATCH_MAX_BYTES = 256 * 1024
 """aiokafka's default of 16 KiB cuts a busy partition's records into many small batches."""
 
 FETCH_PARTITION_MAX_BYTES = 4 * 1024 * 1024
-POLL_RECORDS_MAX = 2_000
 READ_RECORDS_MAX = 10_000
 
 POLL_WAIT_MS = 500
@@ -76,7 +79,7 @@ class KafkaBroker:
     ) -> None:
         self.connection = connection
         self._arguments: dict[str, Any] = {**connection.aiokafka(), "client_id": client_id}
-        self._prefix = prefix
+        self._names = KafkaNames(prefix)
         self._session_timeout_ms = session_timeout_ms
         self._producers: dict[str, AIOKafkaProducer] = {}
         self._reader: AIOKafkaConsumer | None = None
@@ -94,14 +97,14 @@ class KafkaBroker:
         await self.close()
 
     async def close(self) -> None:
-        """Ends all connections; what was appended without waiting is flushed first."""
+        """Ends all connections, in seconds; flushes first what was appended without waiting, if the broker answers."""
         producers, self._producers = self._producers, {}
         reader, self._reader = self._reader, None
         admin, self._admin = self._admin, None
         for producer in producers.values():
-            await producer.stop()
+            await stop(producer)
         if reader is not None:
-            await reader.stop()
+            await stop(reader)
         if admin is not None:
             await admin.close()
 
@@ -126,8 +129,15 @@ class KafkaBroker:
                     await one
 
     async def _send(self, producer: AIOKafkaProducer, record: OutgoingRecord, partition: int | None) -> Any:
+        topic = self._names.full(record.topic)
+        if partition is None:  # aiokafka would hash the key anew for each record, in Python: a tenth of a send
+            partition = self.partition_for(record.key or b"", len(await producer.partitions_for(topic)))
+        if record.key is None and record.value is None:  # a dead letter may be so; aiokafka takes it as a batch only
+            batch = producer.create_batch()
+            batch.append(key=None, value=None, timestamp=None, headers=list(record.headers))
+            return await producer.send_batch(batch, topic, partition=partition)
         return await producer.send(
-            self._prefix + record.topic,
+            topic,
             value=record.value,
             key=record.key,
             partition=partition,
@@ -136,22 +146,20 @@ class KafkaBroker:
 
     async def _started_producer(self, purpose: Literal["single", "bulk"]) -> AIOKafkaProducer:
         # Two: aiokafka keeps one request in flight per broker, and a journal's append must not wait behind outputs.
-        if (started := self._producers.get(purpose)) is not None:
-            return started
+        if (producer := self._producers.get(purpose)) is not None:
+            return producer
         async with self._starting:
             if purpose not in self._producers:
-                producer = AIOKafkaProducer(**self._arguments, **_WRITING)
-                await _start(producer)
-                self._producers[purpose] = producer
+                self._producers[purpose] = await started(AIOKafkaProducer(**self._arguments, **_WRITING))
         return self._producers[purpose]
 
     async def open_transaction(self, transactional_id: str) -> KafkaTransaction:
         """See `broker.Broker.open_transaction`."""
         with TRANSLATED:
             producer = AIOKafkaProducer(
-                **self._arguments, **_WRITING, transactional_id=f"{self._prefix}{transactional_id}"
+                **self._arguments, **_WRITING, transactional_id=self._names.full(transactional_id)
             )
-            await _start(producer)
+            await started(producer)
         return KafkaTransaction(self, producer)
 
     async def trim(self, at: TopicPartition, before: int) -> None:
@@ -162,7 +170,7 @@ class KafkaBroker:
                     admin = AIOKafkaAdminClient(**self._arguments)
                     await admin.start()
                     self._admin = admin
-            await self._admin.delete_records({self._kafka(at): RecordsToDelete(before_offset=before)})
+            await self._admin.delete_records({self._names.kafka(at): RecordsToDelete(before_offset=before)})
 
     # Reading
 
@@ -170,22 +178,33 @@ class KafkaBroker:
         """See `broker.Broker.read`."""
         if start >= end:
             return
-        kafka = self._kafka(at)
+        kafka = self._names.kafka(at)
         with self._looking:
             async with self._reading:
                 reader = await self._started_reader()
                 reader.assign([kafka])
                 reader.seek(kafka, start)
-                while await reader.position(kafka) < end:
-                    found = await reader.getmany(timeout_ms=POLL_WAIT_MS, max_records=READ_RECORDS_MAX)
-                    records = [self._record(message) for message in found.get(kafka, ()) if message.offset < end]
-                    if records:
-                        handle(records)
+                async with asyncio.timeout(READ_STALLED_S) as stalled:
+                    while (position := await reader.position(kafka)) < end:
+                        records = [one for one in await self._read_on(reader, at, position) if one.offset < end]
+                        if records:
+                            handle(records)
+                            stalled.reschedule(asyncio.get_running_loop().time() + READ_STALLED_S)
                 reader.unsubscribe()
+
+    async def _read_on(self, reader: AIOKafkaConsumer, at: TopicPartition, position: int) -> Sequence[Record]:
+        try:
+            found = await reader.getmany(timeout_ms=POLL_WAIT_MS, max_records=READ_RECORDS_MAX)
+        except UnicodeDecodeError:
+            past = await asyncio.to_thread(read_past, self.connection, self._names, at, position, READ_RECORDS_MAX)
+            if past.records:
+                reader.seek(self._names.kafka(at), past.records[-1].offset + 1)
+            return past.records
+        return [self._names.record(message) for message in found.get(self._names.kafka(at), ())]
 
     async def bounds(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """See `broker.Broker.bounds`."""
-        wanted = [self._kafka(at) for at in partitions]
+        wanted = [self._names.kafka(at) for at in partitions]
         with self._looking:
             reader = await self._started_reader()
             first, end = await asyncio.gather(reader.beginning_offsets(wanted), reader.end_offsets(wanted))
@@ -193,7 +212,7 @@ class KafkaBroker:
 
     async def offset_at(self, at: TopicPartition, timestamp_ms: int) -> int:
         """See `broker.Broker.offset_at`."""
-        kafka = self._kafka(at)
+        kafka = self._names.kafka(at)
         with self._looking:
             reader = await self._started_reader()
             found = (await reader.offsets_for_times({kafka: max(0, timestamp_ms)})).get(kafka)
@@ -203,14 +222,12 @@ class KafkaBroker:
         """See `broker.Broker.partitions`."""
         with self._looking:
             producer = await self._started_producer("single")
-            return len(await producer.partitions_for(self._prefix + topic))
+            return len(await producer.partitions_for(self._names.full(topic)))
 
     async def _started_reader(self) -> AIOKafkaConsumer:
         async with self._starting:
             if self._reader is None:
-                reader = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
-                await _start(reader)
-                self._reader = reader
+                self._reader = await started(AIOKafkaConsumer(**self._arguments, **_READING, group_id=None))
         return self._reader
 
     async def subscribe(
@@ -220,17 +237,17 @@ class KafkaBroker:
         consumer = AIOKafkaConsumer(
             **self._arguments,
             **_READING,
-            group_id=f"{self._prefix}{group}",
+            group_id=self._names.full(group),
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=self._session_timeout_ms,
             heartbeat_interval_ms=max(300, self._session_timeout_ms // 5),
             rebalance_timeout_ms=30_000,
         )
-        subscription = KafkaSubscription(self, consumer)
-        listener = _Listener(consumer, assigned, revoked)
-        consumer.subscribe([self._prefix + topic for topic in topics], listener=listener)
+        subscription = KafkaSubscription(self.connection, self._names, consumer)
+        listener = subscription.listener(assigned, revoked)
+        consumer.subscribe([self._names.full(topic) for topic in topics], listener=listener)
         with TRANSLATED:
-            await _start(consumer)
+            await started(consumer)
         return subscription
 
     async def follow(self, topics: Sequence[str]) -> KafkaSubscription:
@@ -240,41 +257,25 @@ class KafkaBroker:
         bounds = await self.bounds(partitions)
         consumer = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
         with TRANSLATED:
-            await _start(consumer)
-            consumer.assign([self._kafka(at) for at in partitions])
-            for at in partitions:
-                consumer.seek(self._kafka(at), bounds[at].end)
-        return KafkaSubscription(self, consumer)
+            await started(consumer)
+            consumer.assign([self._names.kafka(at) for at in partitions])
+        subscription = KafkaSubscription(self.connection, self._names, consumer)
+        subscription.seek({at: bounds[at].end for at in partitions})
+        return subscription
 
     def partition_for(self, key: bytes, count: int) -> int:
         """See `broker.Broker.partition_for`."""
         return _hash(key) % count
 
-    # Translation
-
-    def _kafka(self, at: TopicPartition) -> KafkaPartition:
-        return KafkaPartition(self._prefix + at.topic, at.partition)
-
-    def _record(self, message: Any) -> Record:
-        return Record(
-            topic=message.topic.removeprefix(self._prefix),
-            partition=message.partition,
-            offset=message.offset,
-            timestamp_ms=message.timestamp,
-            key=message.key,
-            value=message.value,
-            headers=tuple(message.headers),
-        )
-
     def _abandon_producers(self) -> None:
         """Drops producers of whose last write nothing is known: an idempotent one would go on from its own number."""
         for producer in self._producers.values():
-            stop_behind(producer)
+            kill(producer)
         self._producers = {}
 
     def _abandon_reader(self) -> None:
         if self._reader is not None:
-            stop_behind(self._reader)
+            kill(self._reader)
         self._reader = None
 
 
@@ -296,106 +297,4 @@ class KafkaTransaction:
     async def close(self) -> None:
         """See `broker.Transaction.close`."""
         with TRANSLATED:
-            await self._producer.stop()
-
-
-class KafkaSubscription:
-    """Membership in a Kafka consumer group."""
-
-    def __init__(self, broker: KafkaBroker, consumer: AIOKafkaConsumer) -> None:
-        self._broker = broker
-        self._consumer = consumer
-
-    async def poll(self, timeout_ms: int) -> Mapping[TopicPartition, Sequence[Record]]:
-        """See `broker.Subscription.poll`."""
-        try:
-            with TRANSLATED:
-                found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=POLL_RECORDS_MAX)
-        except UnicodeDecodeError:
-            return await self._read_past_unreadable()
-        prefix, record = self._broker._prefix, self._broker._record
-        return {
-            TopicPartition(at.topic.removeprefix(prefix), at.partition): [record(message) for message in messages]
-            for at, messages in found.items()
-        }
-
-    async def _read_past_unreadable(self) -> Mapping[TopicPartition, Sequence[Record]]:
-        broker, consumer = self._broker, self._consumer
-        found: dict[TopicPartition, Sequence[Record]] = {}
-        with TRANSLATED:
-            for at in consumer.assignment() - consumer.paused():
-                start = await consumer.position(at)
-                records = await asyncio.to_thread(read_past, broker.connection, at.topic, at.partition, start)
-                if records:
-                    consumer.seek(at, records[-1].offset + 1)
-                    name = at.topic.removeprefix(broker._prefix)
-                    found[TopicPartition(name, at.partition)] = [replace(one, topic=name) for one in records]
-        return found
-
-    async def position(self, at: TopicPartition) -> int:
-        """See `broker.Subscription.position`."""
-        with TRANSLATED:
-            return int(await self._consumer.position(self._broker._kafka(at)))
-
-    def seek(self, positions: Mapping[TopicPartition, int]) -> None:
-        """See `broker.Subscription.seek`."""
-        for at, offset in self._mine(positions).items():
-            self._consumer.seek(at, offset)
-
-    async def heard_through_ms(self) -> int | None:
-        """See `broker.Subscription.heard_through_ms`."""
-        consumer = self._consumer
-        heard: list[int] = []
-        with TRANSLATED:
-            for at in consumer.assignment():
-                end = consumer.last_stable_offset(at)  # of the last answer, as is its time
-                if end is None or await consumer.position(at) < end:
-                    return None
-                heard.append(consumer.last_poll_timestamp(at))
-        return min(heard, default=None)
-
-    def hold(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `broker.Subscription.hold`."""
-        self._consumer.pause(*self._mine(dict.fromkeys(partitions, 0)))
-
-    def release(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `broker.Subscription.release`."""
-        self._consumer.resume(*self._mine(dict.fromkeys(partitions, 0)))
-
-    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """See `broker.Subscription.commit`."""
-        with TRANSLATED:
-            await self._consumer.commit(self._mine(positions))
-
-    async def close(self) -> None:
-        """See `broker.Subscription.close`."""
-        with TRANSLATED:
-            await self._consumer.stop()
-
-    def _mine(self, positions: Mapping[TopicPartition, int]) -> dict[KafkaPartition, int]:
-        """Without what was revoked in the meantime: that is somebody else's now."""
-        owned = self._consumer.assignment()
-        wanted = {self._broker._kafka(at): offset for at, offset in positions.items()}
-        return {at: offset for at, offset in wanted.items() if at in owned}
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, consumer: AIOKafkaConsumer, assigned: PartitionsChanged, revoked: PartitionsChanged) -> None:
-        self._consumer = consumer
-        self._assigned = assigned
-        self._revoked = revoked
-
-    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
-        await self._revoked(frozenset(at.partition for at in revoked))
-
-    async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
-        self._consumer.pause(*assigned)
-        await self._assigned(frozenset(at.partition for at in assigned))
-
-
-async def _start(client: Any) -> None:
-    try:
-        await client.start()
-    except BaseException:
-        await client.stop()
-        raise
+            await stop(self._producer)

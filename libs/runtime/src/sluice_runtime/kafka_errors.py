@@ -1,19 +1,23 @@
-"""aiokafka's errors, named by what the caller does next; and the end of clients that may hang."""
+"""aiokafka's errors, named by what the caller does next."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+from aiokafka import errors
 from confluent_kafka import KafkaException
 
 from sluice_runtime.broker import BrokerUnavailable, Fenced
 
-STOP_TIMEOUT_S = 5.0
-"""A client whose broker is away is given up after it."""
-
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidTxnState, errors.InvalidProducerIdMapping)
+_AWAY = (
+    errors.KafkaError,
+    errors.ConsumerStoppedError,  # a shared reader that was given up while somebody waited for it; no KafkaError
+    KafkaException,
+    OSError,
+    TimeoutError,
+)
 _REFUSED = (
     errors.TopicAuthorizationFailedError,
     errors.GroupAuthorizationFailedError,
@@ -47,23 +51,9 @@ class Translated:
             return
         if isinstance(error, _FENCED):
             raise Fenced(f"{type(error).__name__}: {error}") from error
-        if isinstance(error, (errors.KafkaError, KafkaException, OSError, TimeoutError)):
+        if isinstance(error, _AWAY):
             self._on_unavailable()
             raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def stop_behind(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Ends a client that may hang, without waiting for it."""
-    task = asyncio.ensure_future(asyncio.wait_for(client.stop(), STOP_TIMEOUT_S))
-    _STOPPING.add(task)
-    task.add_done_callback(_stopped)
-
-
-def _stopped(task: asyncio.Task[None]) -> None:
-    _STOPPING.discard(task)
-    if not task.cancelled():
-        task.exception()  # it was given up; how it ended is of no interest
-
-
 TRANSLATED = Translated()
-_STOPPING: set[asyncio.Task[None]] = set()

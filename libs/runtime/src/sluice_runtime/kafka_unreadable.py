@@ -6,17 +6,24 @@ Kafka does not look at headers, so anybody may write such a record. librdkafka r
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from sluice_contracts.envelope import Record
+from sluice_runtime.broker import TopicPartition
 from sluice_runtime.connection import KafkaConnection
+from sluice_runtime.kafka_names import KafkaNames
 
 WAIT_S = 10.0
 """For the records of one fetch, which are in the broker's memory."""
+
+READ_MAX_BYTES = 8 * 1024 * 1024
+"""What is read at once, and what the client fetches ahead: twice what aiokafka fetches of a partition, so that the
+record at which it failed is among them."""
 
 _headers = methodcaller("headers")
 # The client returns from `headers` with an error set, and the interpreter looks for such errors only where a method is
@@ -32,12 +39,25 @@ def headers_of(message: Any) -> tuple[tuple[str, bytes | None], ...] | None:
         return None
 
 
-def read_past(connection: KafkaConnection, topic: str, partition: int, start: int) -> Sequence[Record]:
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was read of a partition, in order.
+
+    Attributes:
+        unreadable: Whether the last record is one that aiokafka can't read. It comes without headers, which makes it an
+            invalid record of the contract.
+    """
+
+    records: list[Record]
+    unreadable: bool
+
+
+def read_past(connection: KafkaConnection, names: KafkaNames, at: TopicPartition, start: int, max_records: int) -> Past:
     """Reads a partition up to and including the first record that aiokafka can't read. It blocks: use a thread.
 
     Returns:
-        The records, with `topic` as given. The last one comes without headers, which makes it an invalid record of the
-        contract. Nothing, if all records up to the partition's end can be read.
+        The records; all are readable if the partition ends before such a one, and after `max_records` or
+        `READ_MAX_BYTES`.
 
     Raises:
         KafkaException: Kafka did not answer.
@@ -46,13 +66,16 @@ def read_past(connection: KafkaConnection, topic: str, partition: int, start: in
         {
             **connection.confluent(), "group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True,
             "isolation.level": "read_committed", "auto.offset.reset": "earliest", "log_level": 0,
+            "queued.max.messages.kbytes": READ_MAX_BYTES // 1024,
         }
     )  # fmt: skip
+    kafka = names.kafka(at)
     records: list[Record] = []
+    read_bytes = 0
     try:
-        consumer.assign([TopicPartition(topic, partition, start)])
+        consumer.assign([KafkaPartition(kafka.topic, kafka.partition, start)])
         until = time.monotonic() + WAIT_S
-        while True:
+        while len(records) < max_records and read_bytes < READ_MAX_BYTES:
             message = consumer.poll(max(0.0, until - time.monotonic()))
             if message is None:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -60,17 +83,19 @@ def read_past(connection: KafkaConnection, topic: str, partition: int, start: in
             if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 continue  # the client looks for a group's coordinator, though no group is used
             if error is not None and error.code() == KafkaError._PARTITION_EOF:
-                return []
+                break
             if error is not None:
                 raise KafkaException(error)
             headers = headers_of(message)
             records.append(
                 Record(
-                    topic, partition, message.offset() or 0, message.timestamp()[1], message.key(), message.value(),
-                    headers or (),
+                    at.topic, at.partition, message.offset() or 0, message.timestamp()[1], message.key(),
+                    message.value(), headers or (),
                 )
             )  # fmt: skip
             if headers is None:
-                return records
+                return Past(records, unreadable=True)
+            read_bytes += records[-1].size_bytes
     finally:
         consumer.close()
+    return Past(records, unreadable=False)

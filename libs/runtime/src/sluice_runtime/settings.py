@@ -29,11 +29,12 @@ class SettingsError(Exception):
     """The settings can't be used: correct the variables that the message names, and start again."""
 
 
-def _split_commas(value: Any) -> Any:
+def split_commas(value: Any) -> Any:
+    """What a variable lists, separated by commas; anything but a text as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Directories = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split_commas)]
+Directories = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_commas)]
 """Directories, separated by commas."""
 
 
@@ -87,7 +88,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("queues", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _split_commas(value)
+        return split_commas(value)
 
     @field_validator("log_level", mode="before")
     @classmethod

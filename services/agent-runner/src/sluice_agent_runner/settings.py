@@ -10,10 +10,15 @@ from pydantic import Field, model_validator
 
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
+from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import Directories, ServiceSettings
 
 BASE_URLS = {"openrouter": "https://openrouter.ai/api/v1", "openai": "https://api.openai.com/v1"}
 """Where each provider is, unless `SLUICE_MODEL_BASE_URL` says otherwise."""
+
+
+CLOSING_MAX_S = 5
+"""What a stop takes after the grace: readers and connections are closed. Then the process is cut off."""
 
 
 class RunnerSettings(ServiceSettings):
@@ -24,7 +29,10 @@ class RunnerSettings(ServiceSettings):
         default=1_000, ge=0, le=1_399, description="Attempts that wait for a slot; with more, no tasks are read."
     )
     runner_grace_s: float = Field(
-        default=20.0, ge=0, le=3_600, description="After a signal, running turns may take so long to become durable."
+        default=20.0,
+        ge=0,
+        le=STOP_MAX_S - CLOSING_MAX_S,
+        description="After a signal, running turns may take so long to become durable.",
     )
     session_timeout_ms: int = Field(
         default=10_000, ge=1_000, le=300_000, description="A runner that Kafka does not hear of gets no more tasks."

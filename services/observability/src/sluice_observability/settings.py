@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
 from sluice_observability.domain.policy import QueryLimits, SinkPolicy, StreamLimits
 from sluice_runtime.connection import ClickHouseAddress
-from sluice_runtime.settings import PREFIX, ServiceSettings
+from sluice_runtime.settings import PREFIX, ServiceSettings, split_commas
 
 Positive = Annotated[int, Field(gt=0)]
 _SINK, _QUERY, _STREAM = SinkPolicy(), QueryLimits(), StreamLimits()
@@ -25,6 +26,18 @@ class ObservabilitySettings(ServiceSettings):
     allow_remote: bool = Field(
         default=False, description="Whether the HTTP address may be other than loopback. There are no keys yet."
     )
+
+    http_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field(
+        default=(),
+        description="More names by which HTTP may be called, separated by commas, beside those of loopback and "
+        "SLUICE_HTTP_HOST; with SLUICE_ALLOW_REMOTE and none given, any.",
+    )
+
+    def hosts(self) -> tuple[str, ...] | None:
+        """By what names, but those of loopback, HTTP may be called; None: by any."""
+        if self.allow_remote and not self.http_hosts:
+            return None
+        return (self.http_host, *(host.lower() for host in self.http_hosts))
 
     @model_validator(mode="after")
     def _loopback_only(self) -> ObservabilitySettings:

@@ -10,7 +10,7 @@ import typer
 from sluice_client.cli import options, output
 
 if TYPE_CHECKING:
-    from sluice_client.replay import Choice, Letter, Replayed
+    from sluice_client.replay import Choice, Letter, Outcome
 
 app = typer.Typer(help="Refused records: list, show, replay.", no_args_is_help=True)
 
@@ -101,28 +101,30 @@ def replay(
     if not (ids or topic or reason or kind or everything):
         raise InputInvalid("say which: ids, --topic, --reason, --type, or --all")
     choice = Choice(ids=ids or (), topic=topic, reason=reason, type=kind, limit=limit)
-    written, left = _replayed(url, data, choice, again=again, dry_run=dry_run, rate_per_s=rate_per_s)
+    outcome = _replayed(url, data, choice, again=again, dry_run=dry_run, rate_per_s=rate_per_s)
     if as_json:
         output.data({
             "dry_run": dry_run,
-            "replayed": [{**asdict(one.letter), "written_offset": one.offset} for one in written],
-            "left_alone": [asdict(one) for one in left],
+            "replayed": [{**asdict(one.letter), "written_offset": one.offset} for one in outcome.written],
+            "left_alone": [asdict(one) for one in outcome.left],
+            "incomplete": [asdict(one) for one in outcome.incomplete],
         })  # fmt: skip
     else:
-        if written:
-            _table([one.letter for one in written])
+        if outcome.written:
+            _table([one.letter for one in outcome.written])
         verb = "would be written again" if dry_run else "written again"
         output.say(
-            f"{len(written)} {verb}; {len(left)} left alone: replayed before"
-            + ("" if not left else " (--again does it)")
+            f"{len(outcome.written)} {verb}; {len(outcome.left)} left alone: replayed before"
+            + ("" if not outcome.left else " (--again does it)")
         )
-    if left and not written and ids:
+        if outcome.incomplete:
+            count = len(outcome.incomplete)
+            output.say(f"{count} left alone: too many headers to keep all, so they can't be written again as they were")
+    if (outcome.left or outcome.incomplete) and not outcome.written and ids:
         raise typer.Exit(5)
 
 
-def _replayed(
-    url: str | None, data: Any, choice: Choice, *, again: bool, dry_run: bool, rate_per_s: float
-) -> tuple[list[Replayed], list[Letter]]:
+def _replayed(url: str | None, data: Any, choice: Choice, *, again: bool, dry_run: bool, rate_per_s: float) -> Outcome:
     import asyncio
 
     from sluice_client.replay import alone, replay, replayer
@@ -130,7 +132,7 @@ def _replayed(
 
     installation = options.installation(url, data)
 
-    async def work() -> tuple[list[Replayed], list[Letter]]:
+    async def work() -> Outcome:
         async with replayer(installation) as broker:
             return await replay(broker, sql, choice, again=again, dry_run=dry_run, rate_per_s=rate_per_s)
 

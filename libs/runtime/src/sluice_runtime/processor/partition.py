@@ -379,6 +379,7 @@ class _Making:
         self.size_bytes += len(record.value or b"") + OUTPUT_OVERHEAD_BYTES
 
     def refuse(self, record: Record, fault: InvalidRecord, service: str) -> None:
-        self.publish(dead_letter(record, fault.reason, fault.detail, service, self.now_ms))
-        self.size_bytes += sum(len(name) + len(value or b"") for name, value in record.headers)
+        letter = dead_letter(record, fault.reason, fault.detail, service, self.now_ms)
+        self.publish(letter)
+        self.size_bytes += sum(len(name) + len(value or b"") for name, value in letter.headers)
         self.refused.append((record.topic, fault.reason))

@@ -24,8 +24,11 @@ POLL_MS = 200
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 5.0
 """Between attempts to come back after a fault of the broker: a broker that is away is never poison, so for ever."""
 
-LAG_INTERVAL_MS = 5_000
+LAG_INTERVAL_S = 5.0
 """How often the group is told how far we are."""
+
+LAG_TIMEOUT_S = 5.0
+"""aiokafka tells the group for ever while its coordinator is away."""
 
 REVOKE_GRACE_S = 5.0
 """How long a revoked partition's worker may take to finish the batch in flight; then it is cut off, and fenced."""
@@ -158,11 +161,16 @@ class Processor:
             await subscription.close()
 
     async def _poll(self, subscription: Subscription) -> None:
-        told_at_ms = self._clock.now_ms()
+        telling = asyncio.create_task(self._keep_told(subscription), name="lag")
+        try:
+            await self._feed(subscription, telling)
+        finally:
+            telling.cancel()
+
+    async def _feed(self, subscription: Subscription, telling: asyncio.Task[None]) -> None:
         while True:
-            if self._clock.now_ms() - told_at_ms > LAG_INTERVAL_MS:
-                told_at_ms = self._clock.now_ms()
-                await self._tell_lag(subscription)
+            if telling.done():
+                telling.result()
             found = await subscription.poll(POLL_MS)
             by_partition: dict[int, list[Record]] = {}
             for at, records in found.items():
@@ -178,6 +186,11 @@ class Processor:
                     self._held.discard(number)
                     subscription.release(self._inputs(number))
 
+    async def _keep_told(self, subscription: Subscription) -> None:
+        while True:
+            await asyncio.sleep(LAG_INTERVAL_S)
+            await self._tell_lag(subscription)
+
     async def _tell_lag(self, subscription: Subscription) -> None:
         """Commits positions to the group: for lag tools alone; what counts stands in the journal."""
         positions = {
@@ -187,9 +200,10 @@ class Processor:
         }
         try:
             if positions:
-                await subscription.commit(positions)
-        except BrokerUnavailable as fault:
-            log.info("the group was not told how far we are: %s", fault)
+                async with asyncio.timeout(LAG_TIMEOUT_S):
+                    await subscription.commit(positions)
+        except (BrokerUnavailable, TimeoutError) as fault:
+            log.info("the group was not told how far we are: %s", fault or type(fault).__name__)
 
     def _inputs(self, number: int) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in self._topics.inputs]

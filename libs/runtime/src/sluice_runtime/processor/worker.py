@@ -88,13 +88,13 @@ class Worker:
         self._state = TopicPartition(state_topic, partition.number)
         self._transactional_id = transactional_id
         self._transaction: Transaction | None = None
-        self._queue: deque[Record | Injected] = deque()
+        self._queue: deque[tuple[Record | Injected, int]] = deque()  # each with its bytes
         self._queued_bytes = 0
         self._sensed: deque[Injected] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
         self._publishing: deque[tuple[int, asyncio.Task[None]]] = deque()
-        self._fed_through: dict[TopicPartition, int] = {}
+        self._fed_through: dict[str, int] = {}  # by topic
         self.waits_for_log = False
         self._checkpointing: asyncio.Task[None] | None = None
 
@@ -135,8 +135,8 @@ class Worker:
             "took over partition %d at epoch %d: %d entities, %d outputs published again",
             self.partition.number, offset, len(self.partition.state), len(left),
         )  # fmt: skip
-        self._fed_through = {at: self.partition.positions.get(at.topic, 0) for at in self._inputs}
-        return dict(self._fed_through)
+        self._fed_through = {at.topic: self.partition.positions.get(at.topic, 0) for at in self._inputs}
+        return {at: self._fed_through[at.topic] for at in self._inputs}
 
     async def _compare_with_inputs(self) -> None:
         """An input topic must hold the place up to which it was decided."""
@@ -166,10 +166,11 @@ class Worker:
                 record stood there (transaction markers leave holes).
         """
         for record in records:
-            self._queue.append(record)
-            self._queued_bytes += _size(record)
-            self._fed_through[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        self._fed_through.update(read_through)
+            size_bytes = record.size_bytes
+            self._queue.append((record, size_bytes))
+            self._queued_bytes += size_bytes
+            self._fed_through[record.topic] = record.offset + 1
+        self._fed_through.update((at.topic, offset) for at, offset in read_through.items())
         self._wake.set()
         policy = self._policy
         return len(self._queue) >= policy.queued_inputs_max or self._queued_bytes >= policy.queued_bytes_max
@@ -222,12 +223,14 @@ class Worker:
 
     async def close(self) -> None:
         """Ends what was opened, also by a takeover that was cut off. What is durable stays as it is."""
-        for task in [publishing for _, publishing in self._publishing] + [self._checkpointing]:
-            if task is not None:
-                task.cancel()
+        behind = [publishing for _, publishing in self._publishing]
+        behind += [] if self._checkpointing is None else [self._checkpointing]
+        for task in behind:
+            task.cancel()
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             await transaction.close()
+        await asyncio.gather(*behind, return_exceptions=True)  # a checkpoint that is cut off ends with its transaction
 
     async def _wait_for_inputs(self) -> None:
         while not (self._queue or self._stopping):
@@ -254,7 +257,7 @@ class Worker:
         sensed = [self._sensed.popleft() for _ in range(len(self._sensed))]
         bounds = await self._broker.bounds(self._inputs)
         self.waits_for_log = True
-        while not self._stopping and any(self._fed_through[at] < bounds[at].end for at in self._inputs):
+        while not self._stopping and any(self._fed_through[at.topic] < bounds[at].end for at in self._inputs):
             if self._queue:
                 await self._decide_waiting()
             else:
@@ -264,7 +267,7 @@ class Worker:
         await self._decide_waiting()  # what is decided may disarm what is due
         # Before what came since: under load something always waits, and what is due would wait for ever.
         due = [*self.partition.due(now_ms, self._policy.batch_max_inputs), *sensed]
-        self._queue.extendleft(reversed(due))
+        self._queue.extendleft((one, 0) for one in reversed(due))
 
     async def _decide_waiting(self) -> None:
         """Decides what waits now; what comes meanwhile is left for the next time."""
@@ -275,9 +278,9 @@ class Worker:
 
     async def _decide_batch(self, max_inputs: int) -> int:
         inputs = [self._queue.popleft() for _ in range(max_inputs)]
-        draft = self.partition.decide(inputs, self._clock.now_ms())
+        draft = self.partition.decide([one for one, _ in inputs], self._clock.now_ms())
         self._queue.extendleft(reversed(inputs[draft.inputs :]))
-        self._queued_bytes -= sum(_size(one) for one in inputs[: draft.inputs] if isinstance(one, Record))
+        self._queued_bytes -= sum(size_bytes for _, size_bytes in inputs[: draft.inputs])
         for topic, reason in draft.refused:
             log.warning("%s[%d]: a record is refused: %s", topic, self.partition.number, reason)
             self._metrics.counter(RECORDS_REFUSED, topic=topic, reason=reason).inc()
@@ -336,8 +339,3 @@ class Worker:
         await self._broker.trim(self._journal, checkpoint.journal_offset + 1)
         log.info("checkpoint of partition %d: %d entities, journal trimmed to %d",
                  number, len(changed), checkpoint.journal_offset + 1)  # fmt: skip
-
-
-def _size(record: Record) -> int:
-    """Bytes of a record, about."""
-    return len(record.value or b"") + sum(len(name) + len(value or b"") for name, value in record.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,9 +21,9 @@ from sluice_runtime.metrics import Metrics
 SERVICE = "observability-api"
 
 
-def build(api: Api, readiness: Readiness, metrics: Metrics) -> FastAPI:
+def build(api: Api, readiness: Readiness, metrics: Metrics, hosts: Collection[str] | None = ()) -> FastAPI:
     """The application of a wired api."""
-    app = _application(readiness, metrics)
+    app = _application(readiness, metrics, hosts)
     app.state.api = api
     return app
 
@@ -32,11 +33,12 @@ def openapi() -> dict[str, Any]:
     return _application(Readiness(), Metrics(SERVICE, "")).openapi()
 
 
-def _application(readiness: Readiness, metrics: Metrics) -> FastAPI:
+def _application(readiness: Readiness, metrics: Metrics, hosts: Collection[str] | None = ()) -> FastAPI:
     app = build_app(
         "Sluice",
         readiness,
         metrics,
+        hosts=hosts,
         description="Pipelines of agents: commands, what lives, what happened.",
         docs_url=None,
         redoc_url=None,
@@ -60,7 +62,7 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
         open_api(settings, broker) as api,
     ):
         following = asyncio.create_task(api.follow(stop))
-        app = build(api, readiness, metrics)
+        app = build(api, readiness, metrics, settings.hosts())
         async with serve(app, host=settings.http_host, port=settings.http_port):
             ready = asyncio.create_task(api.loaded.wait())
             stopped = asyncio.create_task(stop.wait())

@@ -22,7 +22,9 @@ async def run(settings: StoreSettings, stop: asyncio.Event) -> None:
     """Runs the store until `stop` is set."""
     metrics = Metrics(SERVICE, settings.instance_id)
     readiness = Readiness("database")
-    app = build_app(SERVICE, readiness, metrics, docs_url=None, redoc_url=None, openapi_url=None)
+    app = build_app(
+        SERVICE, readiness, metrics, hosts=settings.hosts(), docs_url=None, redoc_url=None, openapi_url=None
+    )
     client_id = f"{SERVICE}-{settings.instance_id}"
     async with (
         KafkaBroker(settings.kafka(), prefix=settings.topic_prefix, client_id=client_id) as broker,
