@@ -40,7 +40,8 @@ agents:
 """
 ENDS = {one.type for one in (TaskSucceeded, TaskFailed, TaskCancelled)}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "analytics.md"
-[WAITING] = [one for one in re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL) if "'admission'" in one]
+EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+[WAITING] = [one for one in EXAMPLES if "admission_waiting" in one]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_whoever_waits_is_seen_and_a_cancelled_pipeline_makes_room(installation:
 
     assert [one.slots for one in installation.until_read(asked, what="the third asks")] == [2]
     rows = installation.until(lambda: installation.sql(WAITING), what="SQL tells who waits")
-    assert [(row["waiting"], int(row["wanted"]), int(row["granted"])) for row in rows] == [(third, 2, 0)]
+    assert [(row["pipeline_id"], int(row["wanted"]), int(row["granted"])) for row in rows] == [(third, 2, 0)]
     assert installation.get("api", f"/runs/{third}/status").json["state"] == "RUNNING"
     assert not installation.events(third, TaskAssigned)
     installation.send(first, PipelineCancel())
