@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sluice_agent_runner.domain.limits import ARTIFACT_CONTENT_MAX_CHARACTERS
-from sluice_contracts.messages.agent import AgentAttemptStarted, AgentTurnFinished
+from sluice_contracts.messages.agent import AgentAttemptStarted, AgentSucceeded, AgentTurnFinished
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import (
     PipelineCompleted,
@@ -219,10 +219,8 @@ def test_an_artifact_too_large_and_one_too_many_are_told_to_the_agent(installati
     assert "100 artifacts are written already" in str(many[0].result.text)
     assert [call.is_error for call in large] == [True]
     assert "length <= 524288" in str(large[0].result.text)
-    names = installation.until(
-        lambda: len(found := installation.get("api", f"/runs/{pipeline}/artifacts").json) == 100 and found
-    )
-    assert {one["name"] for one in names} == {f"{number:03}.md" for number in range(100)}
+    left = installation.events(pipeline, AgentSucceeded, SAID)[0].data.artifacts
+    assert [one.name for one in left] == [f"{number:03}.md" for number in range(100)]
 
 
 SAID = "agent.events.default"
