@@ -23,6 +23,7 @@ from login import login
 PREFIX = "sluice."
 HEARTBEAT_S = 1.0
 TASK_AGE_MAX_MS = 60_000
+SESSION_TIMEOUT_MS = 6_000
 TURNS = 3
 TURN_S = 0.5
 
@@ -37,7 +38,10 @@ class Runner:
         self.stopped: dict[str, int] = {}
         self.producer = Producer({**settings, "partitioner": "murmur2_random", "enable.idempotence": True})
         group = f"{PREFIX}agent-runner.{queue}"  # a group's name has to begin with the principal's
-        reading = {**settings, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        reading = {
+            **settings, "group.id": group, "session.timeout.ms": SESSION_TIMEOUT_MS, "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }  # fmt: skip
         # Rule 6: every instance hears the whole inbox, outside the group, and before it takes its first task.
         self.inbox = Consumer(reading)
         topic = f"{PREFIX}agent.inbox.{queue}"
@@ -169,7 +173,8 @@ def _now_ms() -> int:
 
 
 if __name__ == "__main__":
+    runner = Runner(login(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
     try:
-        Runner(login(sys.argv[1]), sys.argv[2], Path(sys.argv[3])).serve()
+        runner.serve()
     except KeyboardInterrupt:
-        pass
+        runner.tasks.close()  # so that the others have its share at once

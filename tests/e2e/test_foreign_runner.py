@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,9 @@ def runner(foreign: Installation) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
         process.kill()
         process.wait()
 
