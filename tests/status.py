@@ -118,7 +118,7 @@ def render() -> str:
         "Generated from the tests by `python -m tests.status`; do not edit. *Proved*: the whole label, by the named",
         "tests, which run in `make test` everywhere. *In part*: what is there, and what is not. *Absent*: nothing is",
         "built. *Skipped without*: tests that a machine runs only if it has the named thing; they prove nothing here.",
-        "`mount` is the right to mount a file system (root's), `clickhouse_server` one that the environment names.",
+        "`mount` is the right to mount a file system (root's), `clickhouse_server` a named one, or Docker.",
         "",
         "| label | subject | state | tests | skipped without |",
         "|---|---|---|---|---|",
