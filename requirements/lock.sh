@@ -13,6 +13,7 @@ compile() {
 echo uv | compile - -o requirements/installer.lock
 compile pyproject.toml --group pyproject.toml:dev -o requirements/dev.lock
 compile pyproject.toml --group pyproject.toml:dev --group pyproject.toml:bench -c requirements/dev.lock -o requirements/bench.lock
+echo hatchling | compile - -c requirements/dev.lock -o requirements/build.lock
 compile libs/client/pyproject.toml -c requirements/dev.lock -o libs/client/requirements.lock
 for service in spawner agent-runner observability; do
     compile "services/$service/pyproject.toml" -c requirements/dev.lock -o "services/$service/requirements.lock"

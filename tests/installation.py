@@ -76,15 +76,24 @@ class Installation:
     Args:
         directory: Its data directory.
         environment: Settings for single services, by service.
+        roles: Folders of roles beside the shipped ones, for all services and the queues.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, Mapping[str, str]] | None = None,
+        roles: tuple[Path, ...] = (),
+    ) -> None:
         self.directory = directory
         self.scenarios = directory / "scenarios"
         self.scenarios.mkdir(parents=True, exist_ok=True)
         self.stack: LocalStack = compose(
             Settings(
-                data_directory=directory, scenarios_directory=self.scenarios, service_environment=environment or {}
+                data_directory=directory,
+                scenarios_directory=self.scenarios,
+                roles_directories=roles,
+                service_environment=environment or {},
             ),
             restart_wait_max_s=RESTART_WAIT_MAX_S,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.faults.test_kills import kill_at_random
 from tests.faults.verifying import SETTINGS, verify
-from tests.installation import Installation
+from tests.installation import SERVICES, Installation
 from tests.simulation.world import World
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "soak.md"
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     options = parser.parse_args()
     rows = [simulation(options.first_seed, options.seeds)]
-    rows += [kills(service, options.kills) for service in ("spawner", "agent-runner", "store")]
+    rows += [kills(service, options.kills) for service in SERVICES]
     PAGE.write_text(render(iter(rows)))
     print(PAGE.read_text())
     return 0 if all(row.faults == "none" for row in rows) else 1

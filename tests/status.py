@@ -1,15 +1,16 @@
 """Generates docs/status.md: which labels of the specification are proved, by which tests.
 
 `python -m tests.status` writes it, `--check` says whether it is current. Read from the tests' source, so that it does
-not depend on what happened to run: a test that needs something which a machine may lack says so with `needs`.
+not depend on what happened to run: a test that needs something which a machine may lack says so with `needs`; it proves
+nothing here, and is listed apart.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,22 @@ LABELS = {
 
 IN_PART = {
     "P1": "no ORCHESTRATING",
+    "P3": "no `validation`; `no-secrets` and `sandbox-only` forbid effects that no tool has yet",
     "P9": "a task's own budget; no tree of budgets",
     "P10": "questions with options, deadline and default; no approvals, escalation, notification",
     "P12": "resume; no forks",
+    "P13": "limits of pipeline, installation, task and turns; no message timeout, for there are no messages yet; "
+    "`CoordinationFailed` has nobody to say it",
+    "A3": "created, busy, waiting, succeeded, error, terminated; no phases, progress, pause, hand-over, other names",
     "W1": "roles as files; the teams' roles are not shipped",
-    "W3": "scripted, and OpenAI-compatible against a local endpoint; never tried with a live model; no fallback models",
+    "W3": "scripted, and OpenAI-compatible against a local endpoint, never tried with a live model; no Anthropic API, "
+    "`recorded`, fallback models, rate limits of our own, keys from Vault",
     "W4": "list, read, search, write an artifact, ask a person, finish",
     "W5": "no tool runs a program; no secret in an environment",
     "W6": "workspaces of files; no git",
+    "W10": "heartbeats, attempts, fencing; no token yet that a runner could lose",
     "V4": "no secret in plain text anywhere; no grants yet",
+    "O1": "embedded; a ClickHouse server is written and unrun; prompts of calls that failed are not kept",
     "O2": "views of what is built",
     "O3": "no row policies per tenant",
     "O7": "metrics, logs, trace context through headers; no exporter, alerts, dashboards",
@@ -108,27 +116,32 @@ def render() -> str:
         "# Status",
         "",
         "Generated from the tests by `python -m tests.status`; do not edit. *Proved*: the whole label, by the named",
-        "tests, which run in `make test`. *In part*: what is there, and what is not. *Not run here*: the tests need",
-        "what this machine lacks. *Absent*: nothing is built.",
+        "tests, which run in `make test` everywhere. *In part*: what is there, and what is not. *Absent*: nothing is",
+        "built. *Skipped without*: tests that a machine runs only if it has the named thing; they prove nothing here.",
+        "`mount` is the right to mount a file system (root's), `clickhouse_server` a named one, or Docker.",
         "",
-        "| label | subject | state | tests |",
-        "|---|---|---|---|",
+        "| label | subject | state | tests | skipped without |",
+        "|---|---|---|---|---|",
     ]
     for label, subject in LABELS.items():
         found = by_label.get(label, [])
         run = [proof for proof in found if not proof.needs]
-        needed = sorted({thing for proof in found for thing in proof.needs})
         state = "absent"
         if run:
             state = f"in part: {IN_PART[label]}" if label in IN_PART else "proved"
         elif found:
-            state = f"written, not run here ({', '.join(needed)})"
-        files: dict[str, int] = defaultdict(int)
-        for proof in found:
-            files[proof.test.partition("::")[0].removeprefix("tests/")] += 1
-        where = ", ".join(f"`{name}` ({count})" for name, count in sorted(files.items()))
-        lines.append(f"| {label} | {subject} | {state} | {where} |")
+            state = "written, proved nowhere yet"
+        things = sorted({proof.needs for proof in found if proof.needs})
+        skipped = [
+            f"{' and '.join(needs)}: {_files(proof for proof in found if proof.needs == needs)}" for needs in things
+        ]
+        lines.append(f"| {label} | {subject} | {state} | {_files(run)} | {'; '.join(skipped)} |")
     return "\n".join(lines) + "\n"
+
+
+def _files(found: Iterable[Proof]) -> str:
+    counts = Counter(proof.test.partition("::")[0].removeprefix("tests/") for proof in found)
+    return ", ".join(f"`{name}` ({count})" for name, count in sorted(counts.items()))
 
 
 def main(arguments: list[str]) -> int:

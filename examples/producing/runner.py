@@ -3,31 +3,122 @@
     python runner.py CREDENTIALS.json QUEUE ARTIFACTS_DIRECTORY
 
 CREDENTIALS.json is that of the principal `agent-runner`; no runner of Sluice may serve the queue. It takes one attempt
-after the other, "works" for one turn, and succeeds. docs/producing.md has the rules that it follows.
+after the other, "works" for three turns, and succeeds. docs/producing.md has the rules; their numbers stand here.
+Start it as often as you like: the instances share the tasks.
 """
 
 import hashlib
 import json
 import os
 import sys
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from login import login
 
 PREFIX = "sluice."
 HEARTBEAT_S = 1.0
+TASK_AGE_MAX_MS = 60_000
+SESSION_TIMEOUT_MS = 6_000
+TURNS = 3
+TURN_S = 0.5
 
 
 class Runner:
-    """Says what a runner has to say."""
+    """One instance; it holds one attempt at a time."""
 
-    def __init__(self, login: dict[str, str], queue: str, artifacts: Path) -> None:
+    def __init__(self, settings: dict[str, str], queue: str, artifacts: Path) -> None:
         self.runner_id = f"foreign-{uuid.uuid4()}"
         self.queue, self.artifacts = queue, artifacts
-        self.producer = Producer({**login, "partitioner": "murmur2_random", "enable.idempotence": True})
+        self.held: list[dict] = []
+        self.stopped: dict[str, int] = {}
+        self.producer = Producer({**settings, "partitioner": "murmur2_random", "enable.idempotence": True})
+        group = f"{PREFIX}agent-runner.{queue}"  # a group's name has to begin with the principal's
+        reading = {
+            **settings, "group.id": group, "session.timeout.ms": SESSION_TIMEOUT_MS, "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }  # fmt: skip
+        # Rule 6: every instance hears the whole inbox, outside the group, and before it takes its first task.
+        self.inbox = Consumer(reading)
+        topic = f"{PREFIX}agent.inbox.{queue}"
+        numbers = self.inbox.list_topics(topic, timeout=30).topics[topic].partitions
+        ends = [self.inbox.get_watermark_offsets(TopicPartition(topic, one), timeout=30)[1] for one in numbers]
+        self.inbox.assign([TopicPartition(topic, one, end) for one, end in zip(numbers, ends, strict=True)])
+        self.tasks = Consumer(reading)
+        self.tasks.subscribe([f"{PREFIX}agent.tasks.{queue}"])
+
+    def serve(self) -> None:
+        """Takes one task after the other."""
+        threading.Thread(target=self.keep_alive, daemon=True).start()
+        print(f"{self.runner_id} serves {self.queue}", flush=True)
+        while True:
+            record = self.tasks.poll(0.2)
+            if record is None or record.error() is not None:
+                continue
+            self.tasks.commit(record, asynchronous=False)  # rule 1: before the work
+            headers = dict(record.headers())
+            if headers["ce_type"] != b"agent.run" or record.timestamp()[1] < _now_ms() - TASK_AGE_MAX_MS:
+                continue
+            self.run(headers["ce_subject"].decode(), headers["ce_tenant"].decode(), json.loads(record.value()))
+
+    def run(self, pipeline_id: str, tenant: str, run: dict) -> None:
+        """One attempt, from `agent.run` to its last event."""
+        attempt = {"agent_id": run["agent_id"], "attempt": run["attempt"], "runner_id": self.runner_id}
+
+        def say(type_: str, **body: object) -> None:
+            self.say(f"agent.events.{self.queue}", type_, pipeline_id, tenant, {**attempt, **body})
+
+        say("agent.attempt_started")
+        self.held = [{"agent_id": run["agent_id"], "attempt": run["attempt"], "state": "running"}]
+        try:
+            # Rule 3: go on after the last turn that was accepted.
+            turn = run.get("turn", 0)
+            said = json.loads(self.get(run["transcript"])) if turn else []
+            tokens = sum(run.get("usage", {}).get(kind, 0) for kind in ("input_tokens", "output_tokens"))
+            while turn < TURNS:
+                if self.is_stopped(run):
+                    return
+                if problem := limit_reached(run, turn, tokens):
+                    say("agent.failed", problem=problem, retryable=False)
+                    return
+                time.sleep(TURN_S)  # the work
+                turn += 1
+                text = f"Part {turn} of {run['task']['objective']!r} is done, by a program of another make."
+                said.append(text)
+                tokens += 10
+                transcript = self.put(json.dumps(said).encode(), "application/json")
+                say(
+                    "agent.turn_finished", turn=turn, transcript=transcript, provider="none", model="none",
+                    finish_reason="stop", usage={"output_tokens": 10}, model_ms=int(TURN_S * 1_000),
+                    prompt={"text": "[]"}, response={"text": text},
+                )  # fmt: skip
+            if not self.is_stopped(run):
+                say("agent.succeeded", summary=said[-1], result={"text": "\n".join(said)})
+        finally:
+            self.held = []
+
+    def is_stopped(self, run: dict) -> bool:
+        """Reads what is new in the inbox, and says whether this attempt is to stop."""
+        while (record := self.inbox.poll(0)) is not None:
+            if record.error() is None and dict(record.headers())["ce_type"] == b"agent.stop":
+                stop = json.loads(record.value())
+                if stop.get("runner_id") in (None, self.runner_id):
+                    self.stopped[stop["agent_id"]] = max(stop["attempt"], self.stopped.get(stop["agent_id"], 0))
+        return run["attempt"] <= self.stopped.get(run["agent_id"], 0)
+
+    def keep_alive(self) -> None:
+        """Names every second all attempts that it holds. A heartbeat that is lost is followed by the next."""
+        while True:
+            body = {"runner_id": self.runner_id, "queues": [self.queue], "slots": 1, "attempts": self.held}
+            try:
+                self.say("runner.heartbeats", "runner.heartbeat", self.runner_id, "system", body)
+            except OSError as error:
+                print(error, file=sys.stderr)
+            time.sleep(HEARTBEAT_S)
 
     def say(self, topic: str, type_: str, key: str, tenant: str, body: dict) -> None:
         """Writes one event, and waits until Kafka has it: nothing may follow from what can be lost."""
@@ -36,31 +127,15 @@ class Runner:
             "ce_type": type_, "ce_time": datetime.now(UTC).isoformat(), "ce_subject": key, "ce_tenant": tenant,
             "content-type": "application/json",
         }  # fmt: skip
-        self.producer.produce(PREFIX + topic, key=key, value=json.dumps(body), headers=list(headers.items()))
-        if self.producer.flush(30):
-            raise SystemExit("Kafka did not answer in 30 s")
-
-    def beat(self, attempts: list[dict]) -> None:
-        """Names all attempts that it holds. Once a second, from a thread where a turn takes longer than that."""
-        body = {"runner_id": self.runner_id, "queues": [self.queue], "slots": 1, "attempts": attempts}
-        self.say("runner.heartbeats", "runner.heartbeat", self.runner_id, "system", body)
-
-    def run(self, pipeline_id: str, tenant: str, run: dict) -> None:
-        """One attempt, from `agent.run` to its last event."""
-        attempt = {"agent_id": run["agent_id"], "attempt": run["attempt"], "runner_id": self.runner_id}
-        topic = f"agent.events.{self.queue}"
-        self.say(topic, "agent.attempt_started", pipeline_id, tenant, attempt)
-        self.beat([{"agent_id": run["agent_id"], "attempt": run["attempt"], "state": "running"}])
-        text = f"{run['task']['objective']} Done, by a program of another make."
-        transcript = self.put(json.dumps({"said": text}).encode(), "application/json")
-        turn = {
-            **attempt, "turn": run.get("turn", 0) + 1, "transcript": transcript, "provider": "none", "model": "none",
-            "finish_reason": "stop", "usage": {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}, "model_ms": 1,
-            "prompt": {"text": "[]"}, "response": {"text": text},
-        }  # fmt: skip
-        self.say(topic, "agent.turn_finished", pipeline_id, tenant, turn)
-        body = {**attempt, "summary": text, "result": {"text": text}}
-        self.say(topic, "agent.succeeded", pipeline_id, tenant, body)
+        outcome: list[object] = []
+        self.producer.produce(
+            PREFIX + topic, key=key, value=json.dumps(body), headers=list(headers.items()),
+            on_delivery=lambda error, _: outcome.append(error),
+        )  # fmt: skip
+        while not outcome:  # librdkafka gives up after five minutes
+            self.producer.poll(0.1)
+        if outcome[0] is not None:
+            raise OSError(f"{type_} is not known to be in the log: {outcome[0]}")
 
     def put(self, body: bytes, media_type: str) -> dict:
         """Puts a body into the artifact store: a file under its hash, written elsewhere first."""
@@ -73,37 +148,33 @@ class Runner:
         temporary.rename(place)
         return {"sha256": digest, "size_bytes": len(body), "media_type": media_type}
 
+    def get(self, reference: dict) -> bytes:
+        """Reads a body, and checks that it is the one that was meant."""
+        body = (self.artifacts / reference["sha256"][:2] / reference["sha256"]).read_bytes()
+        if hashlib.sha256(body).hexdigest() != reference["sha256"]:
+            raise ValueError(f"the body of {reference['sha256']} is another")
+        return body
 
-def main(credentials_file: str, queue: str, artifacts: str) -> None:
-    """Serves a queue until it is interrupted."""
-    credentials = json.loads(Path(credentials_file).read_text())
-    login = {
-        "bootstrap.servers": credentials["bootstrap_servers"],
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": credentials["username"],
-        "sasl.password": credentials["password"],
-    }
-    runner = Runner(login, queue, Path(artifacts))
-    group = f"{PREFIX}agent-runner.{queue}"  # a group's name has to begin with the principal's
-    tasks = Consumer({**login, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
-    tasks.subscribe([f"{PREFIX}agent.tasks.{queue}"])
-    print(f"{runner.runner_id} serves {queue}", flush=True)
-    beaten = 0.0
-    while True:
-        record = tasks.poll(0.2)
-        if record is not None and record.error() is None:
-            tasks.commit(record, asynchronous=False)  # before the work: what is lost now is found by its lease
-            headers = dict(record.headers())
-            runner.run(headers["ce_subject"].decode(), headers["ce_tenant"].decode(), json.loads(record.value()))
-            print(f"did a task of {headers['ce_subject'].decode()}", flush=True)
-        if time.monotonic() - beaten > HEARTBEAT_S:
-            runner.beat([])
-            beaten = time.monotonic()
+
+def limit_reached(run: dict, turn: int, tokens: int) -> dict | None:
+    """Rule 4: which limit the next turn would break. This work costs no money, so `cost_usd` holds whatever it is."""
+    budget = run["task"].get("budget", {}).get("tokens")
+    if turn >= run.get("max_iterations", 50):
+        return {"code": "max_iterations", "detail": f"{turn} turns are all that there may be"}
+    if budget is not None and tokens >= budget:
+        return {"code": "budget_exhausted", "detail": f"{tokens} of {budget} tokens are used"}
+    if _now_ms() >= run["deadline_at_ms"]:
+        return {"code": "agent_timeout", "detail": "the deadline has passed"}
+    return None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 if __name__ == "__main__":
+    runner = Runner(login(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
     try:
-        main(*sys.argv[1:])
+        runner.serve()
     except KeyboardInterrupt:
-        pass
+        runner.tasks.close()  # so that the others have its share at once

@@ -11,21 +11,16 @@ import uuid
 from datetime import UTC, datetime
 
 from confluent_kafka import Producer
+from login import login
 
 NAMESPACE = uuid.UUID("6f1c5e0a-5a3f-5d0e-9a52-0f4b8f3f6c11")
 
 
 def main(credentials_file: str, dedupe_key: str | None = None) -> None:
     """Writes one `pipeline.spawn`."""
-    with open(credentials_file) as file:
-        credentials = json.load(file)
     producer = Producer(
         {
-            "bootstrap.servers": credentials["bootstrap_servers"],
-            "security.protocol": "SASL_PLAINTEXT",
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": credentials["username"],
-            "sasl.password": credentials["password"],
+            **login(credentials_file),
             "partitioner": "murmur2_random",  # the Java client's default; librdkafka's own default is another
             "enable.idempotence": True,
         }

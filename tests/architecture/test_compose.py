@@ -119,9 +119,22 @@ def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None
     for key, value in given.items():
         if key.endswith("_FILE"):
             assert value.removeprefix("/run/secrets/") in secrets_of(service), f"{key}: {value} is no secret of {name}"
-        if key.endswith("_DIRECTORY"):
+        if key.endswith(("_DIRECTORY", "_DIRECTORIES")):
             assert value in [target for _, target in mounts_of(service)], f"{key}: nothing is mounted at {value}"
     assert int(service["stop_grace_period"].removesuffix("s")) > STOP_MAX_S
+
+
+def test_roles_queues_and_the_limit_of_agents_reach_whom_they_concern() -> None:
+    """A queue is known to three: who makes its topics, who hands its tasks out, who takes them."""
+    for name in ("spawner", "agent-runner"):
+        environment = SERVICES[name]["environment"]
+        folder = environment["SLUICE_ROLES_DIRECTORIES"]
+        assert ("./deploy/compose/data/roles", folder) in mounts_of(SERVICES[name])
+        assert environment["SLUICE_QUEUES"] == "${SLUICE_QUEUES:-default}"
+    assert interpolated(SERVICES["spawner"]["environment"]["SLUICE_MAX_AGENTS"]) == "50"
+    command = SERVICES["topics"]["command"]
+    assert command[command.index("--roles") + 1] == folder
+    assert ("./deploy/compose/data/roles", folder) in mounts_of(SERVICES["topics"])
 
 
 def test_artifacts_and_workspaces_have_a_place_that_lasts() -> None:
@@ -196,10 +209,19 @@ def test_the_command_on_this_host_is_told_where_everything_is(prepared: Path) ->
 
 def test_what_is_built_and_the_secrets_stay_apart() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert [line for line in ignored if not line.startswith("#")] == ["*", "!libs", "!services", "**/__pycache__"]
+    assert [line for line in ignored if not line.startswith("#")] == [
+        "*",
+        "!libs",
+        "!requirements/build.lock",
+        "!services",
+        "**/__pycache__",
+    ]
     for service in SERVICES.values():
         if "build" in service:
             assert service["build"]["context"] == "."
             copied = re.findall(r"^COPY (?!--from)(\S+)", (ROOT / service["build"]["dockerfile"]).read_text(), re.M)
             assert copied
-            assert all((ROOT / path).exists() and path.startswith(("libs", "services")) for path in copied)
+            assert all(
+                (ROOT / path).exists() and path.startswith(("libs", "services", "requirements/build.lock"))
+                for path in copied
+            )

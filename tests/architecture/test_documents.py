@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from aiokafka.partitioner import murmur2
 from pydantic import BaseModel
 
 from sluice_agent_runner.adapters.directory import LISTED_MAX_COUNT
@@ -13,8 +15,11 @@ from sluice_agent_runner.adapters.scenarios import read_scenario
 from sluice_agent_runner.domain.tools import CATALOGUE as TOOLS
 from sluice_agent_runner.settings import RunnerSettings
 from sluice_client.plan_files import read_plan
+from sluice_contracts import ids
 from sluice_contracts.messages.plan import Budget, Limits, Plan, TaskSpec
+from sluice_contracts.topics import PIPELINE_COMMANDS
 from sluice_observability.settings import ApiSettings, StoreSettings
+from sluice_runtime.memory import partition_for
 from sluice_runtime.metrics import CATALOGUE as METRICS
 from sluice_runtime.metrics import Counter, Gauge
 from sluice_runtime.role import Role, RoleLimits
@@ -82,6 +87,43 @@ def test_the_page_on_plans_shows_the_plan_that_is_tried() -> None:
     assert read.scenario is not None
     scenario = read_scenario(read.scenario)
     assert all(scenario.script(task["role"], task["id"]) for task in read.plan["tasks"])
+
+
+COMMANDS = {
+    "pipeline.spawn": "smallest",
+    "pipeline.answer": "to-a-question",
+    "pipeline.cancel": "with-reason",
+    "pipeline.tick": "empty",
+}
+"""The commands of the contract, each with the example that the page shows."""
+
+
+def command_record(type_: str, name: str) -> str:
+    """A command as `docs/producing.md` shows it: the record's key, headers and value."""
+    document = json.loads((ROOT / "schemas" / "examples" / type_ / "v1" / f"{name}.json").read_text())
+    data, content_type = document.pop("data"), document.pop("datacontenttype")
+    head = [f"key: {document['subject']}", *(f"ce_{key}: {value}" for key, value in document.items())]
+    value = json.dumps(data, indent=2, ensure_ascii=False)
+    return "```\n" + "\n".join([*head, f"content-type: {content_type}", "", value]) + "\n```\n"
+
+
+@pytest.mark.covers("C1")
+def test_every_command_is_shown_as_a_record() -> None:
+    assert set(COMMANDS) == {message.type for message in PIPELINE_COMMANDS.messages}
+    text = (ROOT / "docs" / "producing.md").read_text()
+    for type_, name in COMMANDS.items():
+        assert command_record(type_, name) in text, f"it lacks:\n{command_record(type_, name)}"
+
+
+@pytest.mark.covers("C1")
+def test_the_test_vectors_are_right() -> None:
+    text = (ROOT / "docs" / "producing.md").read_text()
+    vectors = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| `([0-9a-f-]{36})` \| (\d+) \| (\d) \|$", text, re.M)
+    assert len(vectors) >= 4
+    for tenant, key, uuid, hashed, partition in vectors:
+        assert ids.pipeline_id(tenant, key) == uuid
+        assert int(murmur2(uuid.encode())) & 0x7FFFFFFF == int(hashed)
+        assert partition_for(uuid.encode(), 8) == int(partition)
 
 
 def fields(model: type[BaseModel]) -> set[str]:

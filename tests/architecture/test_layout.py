@@ -63,11 +63,22 @@ def test_the_status_page_is_current() -> None:
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_index() -> None:
-    locks = [*(ROOT / "requirements").glob("*.lock"), *(service / "requirements.lock" for service in SERVICES)]
-    assert len(locks) >= 3 + len(SERVICES)
+    images = [ROOT / "libs" / "client", *SERVICES]
+    locks = [*(ROOT / "requirements").glob("*.lock"), *(image / "requirements.lock" for image in images)]
+    assert len(locks) >= 4 + len(images)
     for lock in locks:
         text = lock.read_text()
         assert "://" not in text, lock
         pins = re.findall(r"^[a-z0-9][^ ]*==", text, re.M)
         assert pins, lock
         assert len(re.findall(r"--hash=sha256:", text)) >= len(pins), lock
+
+
+@pytest.mark.parametrize("image", [ROOT / "libs" / "client", *SERVICES], ids=lambda path: path.name)
+def test_an_image_takes_nothing_that_is_not_pinned_by_hash(image: Path) -> None:
+    """What is ours has no dependencies resolved, and is built by the pinned build system."""
+    commands = re.findall(r"pip (?:install|wheel)[^&\n]*(?:\\\n[^&\n]*)*", (image / "Dockerfile").read_text())
+    assert len(commands) == 4
+    for command in commands:
+        assert "--require-hashes" in command or "--no-deps" in command, command
+        assert "wheel " not in command or "--no-build-isolation" in command, command

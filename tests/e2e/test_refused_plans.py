@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sluice_contracts.messages.agent import AgentAttemptStarted, AgentTurnFinished
+from sluice_agent_runner.domain.limits import ARTIFACT_CONTENT_MAX_CHARACTERS
+from sluice_contracts.messages.agent import AgentAttemptStarted, AgentSucceeded, AgentTurnFinished
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import (
     PipelineCompleted,
@@ -166,6 +167,7 @@ def test_what_only_a_runner_can_know_fails_the_task(installation: Installation) 
     failing = {
         "unknown_role": plan(task(role="ghost")),
         "scenario_invalid": plan(task(), model="scripted:nobody-wrote-it"),
+        "unknown_model": plan(task(), model="nobody/has-it"),
         "input_missing": plan(task(inputs=(missing,))),
         "contradictory_task": plan(task(constraints=("read-only",), expected_artifacts=({"name": "report.md"},))),
         "invalid_output_schema": plan(task(output_schema={"type": "no-such-type"})),
@@ -196,6 +198,29 @@ def test_hostile_names_of_artifacts_are_told_to_the_agent(installation: Installa
     assert set(installation.directory.rglob("*escape*")) == before
     assert installation.until(lambda: installation.get("api", f"/runs/{pipeline}/status").json["state"] == "COMPLETED")
     assert installation.get("api", f"/runs/{pipeline}/artifacts").json == []
+
+
+@pytest.mark.covers("W4", "W7", "P13")
+def test_an_artifact_too_large_and_one_too_many_are_told_to_the_agent(installation: Installation) -> None:
+    def written(number: int, content: str = "x") -> str:
+        return f'{{name: write_artifact, arguments: {{name: "{number:03}.md", kind: report, content: "{content}"}}}}'
+
+    turns = [
+        f"{{tool_calls: [{', '.join(written(n) for n in range(first, first + 10))}]}}" for first in range(0, 100, 10)
+    ]
+    turns += [f"{{tool_calls: [{written(100)}, {written(7)}]}}"]
+    turns += [f"{{tool_calls: [{written(8, 'x' * (ARTIFACT_CONTENT_MAX_CHARACTERS + 1))}]}}", f"{{{FINISH}}}"]
+    scenario = "agents:\n  - turns:\n" + "".join(f"      - {turn}\n" for turn in turns)
+    pipeline = installation.submit(plan(task(), model=installation.scenario("many", scenario)))
+    installation.await_event(pipeline, PipelineCompleted)
+    finished = installation.events(pipeline, AgentTurnFinished, SAID)
+    many, large = finished[10].data.tool_calls, finished[11].data.tool_calls
+    assert [call.is_error for call in many] == [True, False]
+    assert "100 artifacts are written already" in str(many[0].result.text)
+    assert [call.is_error for call in large] == [True]
+    assert "length <= 524288" in str(large[0].result.text)
+    left = installation.events(pipeline, AgentSucceeded, SAID)[0].data.artifacts
+    assert [one.name for one in left] == [f"{number:03}.md" for number in range(100)]
 
 
 SAID = "agent.events.default"

@@ -12,6 +12,7 @@ from tests.faults.verifying import WORK, verify
 from tests.installation import Installation, fill
 
 
+@pytest.mark.needs("mount")
 @pytest.mark.covers("O1", "P12", "W7")
 def test_full_disks(installation: Installation, disks: list[Path]) -> None:
     model = installation.scenario("work", WORK)

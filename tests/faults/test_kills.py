@@ -16,7 +16,7 @@ KILLS = 20
 
 @pytest.mark.covers("P12", "W10", "O1")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("service", ["spawner", "agent-runner", "store"])
+@pytest.mark.parametrize("service", ["spawner", "agent-runner", "store", "api"])
 def test_kills(installation: Installation, service: str, request: pytest.FixtureRequest) -> None:
     kill_at_random(installation, service, seed=request.node.name, kills=KILLS)
     verify(installation)

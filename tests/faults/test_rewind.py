@@ -104,7 +104,8 @@ def test_rewound_groups(installation: Installation) -> None:
 
 @pytest.mark.covers("W10")
 def test_old_tasks_are_not_taken_up(installation: Installation) -> None:
-    """Every task of the topic comes a second time, with a time at which the spawner has long given it up."""
+    """Every task of the topic stands there a second time, with a time at which the spawner has long given it up, when a
+    runner comes. (One that was there would know that they are new, whatever their time says.)"""
     installation.spawn(installation.scenario("work", WORK), tasks=2)
     installation.await_ends()
     said, turns = decided(installation), len(installation.history().records(SAID))
@@ -112,7 +113,10 @@ def test_old_tasks_are_not_taken_up(installation: Installation) -> None:
         OutgoingRecord(record.topic, record.key, record.value, record.headers)
         for record in installation.history().records("agent.tasks.default")
     ]
+    installation.stack.kill_service("agent-runner", signal.SIGSTOP)
     installation.write(tasks, principal="admin", timestamp_ms=time.time_ns() // 1_000_000 - 10 * 60_000)
+    installation.stack.kill_service("agent-runner", signal.SIGKILL)
+    installation.stack.wait_ready("agent-runner", 60)
     await_read(installation, "agent-runner")
     assert installation.history().records(SAID)[turns:] == []
     assert decided(installation) == said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -20,6 +21,10 @@ agents:
 """Longer than lease and session together, so that a frozen runner wakes in the middle of its turns."""
 
 PARTITIONS = 8
+
+SOCKET_TIMEOUT_S = 60
+"""librdkafka's `socket.timeout.ms`, the longest timeout of the store: who sleeps longer finds all that he waits for
+overdue."""
 
 
 def owned(beside: Beside) -> float:
@@ -84,14 +89,16 @@ def test_a_runner_that_wakes_after_its_lease_is_refused(installation: Installati
 
 
 @pytest.mark.covers("O1")
-def test_a_store_that_was_frozen_goes_on_where_it_was(installation: Installation) -> None:
+def test_a_store_that_was_frozen_past_its_timeouts_goes_on_where_it_was(installation: Installation) -> None:
     model = installation.scenario("work", WORK)
     installation.spawn(model, tasks=2)
     installation.stack.kill_service("store", signal.SIGSTOP)
+    wakes = time.monotonic() + SOCKET_TIMEOUT_S + 1
     try:
         for _ in range(6):
             installation.spawn(model, tasks=2)
         installation.await_ends()
+        time.sleep(max(0.0, wakes - time.monotonic()))
     finally:
         installation.stack.kill_service("store", signal.SIGCONT)
     verify(installation)

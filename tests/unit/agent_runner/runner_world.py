@@ -111,7 +111,7 @@ class Log(Published):
 class World:
     """A runner and its doubles."""
 
-    def __init__(self, slots: int, backlog: int) -> None:
+    def __init__(self, slots: int, backlog: int, redact: Callable[[str], str]) -> None:
         self.models = Models()
         self.log = Log()
         self.store = Store()
@@ -119,7 +119,7 @@ class World:
         self.metrics = Metrics("agent-runner", "test")
         self.services = Services(
             "runner-1", self.models, self.log, self.store, self.workspaces, {"worker": role()}, TestTime(),
-            redact_canary, Measures(self.metrics),
+            redact, Measures(self.metrics),
         )  # fmt: skip
         self.runner = Runner(self.services, slots=slots, backlog_max_count=backlog, queues=("default",))
 
@@ -143,9 +143,14 @@ class World:
         ]  # fmt: skip
 
 
-def in_world(scenario: Callable[[World], Awaitable[None]], slots: int = 2, backlog: int = 10) -> World:
+def in_world(
+    scenario: Callable[[World], Awaitable[None]],
+    slots: int = 2,
+    backlog: int = 10,
+    redact: Callable[[str], str] = redact_canary,
+) -> World:
     async def run() -> World:
-        world = World(slots, backlog)
+        world = World(slots, backlog, redact)
         await scenario(world)
         await world.runner.stop(0)
         return world

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from sluice_agent_runner.domain.actions import AskHuman, CallModel, Succeed
+from sluice_agent_runner.domain.limits import ARGUMENTS_MAX_BYTES
+from sluice_agent_runner.domain.tools import WRITE_ARTIFACT, InvalidArguments
 from sluice_contracts.messages.agent import Answer
 from sluice_contracts.messages.base import Usage
 from tests.unit.agent_runner.builders import (
@@ -72,6 +74,13 @@ def test_no_turn_begins_after_the_deadline_and_waiting_for_a_person_moves_it() -
     answer = Answer(request_id=action.questions[0].request_id, answer="this")
     later = driver.machine.on_answer(answer, NOW_MS + 1_000 + 3_600_000)
     assert isinstance(later, CallModel)
+
+
+def test_arguments_are_counted_in_bytes_not_in_characters() -> None:
+    wide = "ü" * (ARGUMENTS_MAX_BYTES // 2)
+    WRITE_ARTIFACT.parse('{"name": "a", "kind": "b", "content": ""}' + " " * (ARGUMENTS_MAX_BYTES // 2))
+    with pytest.raises(InvalidArguments, match=f"have {len(wide) * 2 + 9} bytes; at most {ARGUMENTS_MAX_BYTES}"):
+        WRITE_ARTIFACT.parse(f'{{"name":"{wide[:-1]}"}}')
 
 
 # Constraints

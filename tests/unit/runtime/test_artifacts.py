@@ -239,6 +239,7 @@ def test_a_killed_writer_leaves_whole_bodies_only(tmp_path: Path) -> None:
             assert sha256(file.read_bytes()).hexdigest() == file.name
 
 
+@pytest.mark.needs("mount")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a small file system")
 @pytest.mark.covers("W7")
 def test_a_full_disk_is_said_and_leaves_no_partial_body(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_lease_that_ran_out_for_an_attempt_that_is_over_means_nothing() -> Non
     assert world.lose("a", attempt=1) == []
 
 
-@pytest.mark.covers("P13")
+@pytest.mark.covers("P13", "A3")
 def test_a_task_has_its_time_over_all_attempts() -> None:
     world = running(timeout_s=100)
     world.wait(60)

@@ -25,7 +25,7 @@ from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from tests.unit.spawner.world import PIPELINE, START_MS, World, plan, reference, types
 
 
-@pytest.mark.covers("P1")
+@pytest.mark.covers("P1", "A3")
 def test_one_task_from_spawn_to_completed() -> None:
     world = World()
     assert types(world.spawn(plan("a"))) == [

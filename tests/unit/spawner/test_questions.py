@@ -32,7 +32,7 @@ def states(world: World) -> list[str]:
     return [event.to_state for event in world.all(PipelineStateChanged)]
 
 
-@pytest.mark.covers("P10", "P1")
+@pytest.mark.covers("P10", "P1", "A3")
 def test_a_question_is_asked_answered_and_seen() -> None:
     world = asking()
     asked = world.last(QuestionAsked)

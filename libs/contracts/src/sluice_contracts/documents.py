@@ -24,6 +24,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SCHEMA_FORMAT = "application/schema+json;version=2020-12"
 _BINDING_VERSION = "0.5.0"
 _QUEUE = "{queue}"
+_LOGIN = "scramSha512"
 _KEYS = {
     "pipeline_id": "The pipeline's id: the attribute subject.",
     "pipeline_id/entity": "The pipeline's id, a slash, and the entity's name.",
@@ -82,15 +83,37 @@ def asyncapi(*, prefix: str, partitions: int) -> Document:
             ),
         },
         "defaultContentType": "application/json",
+        "servers": {
+            "kafka": _server("kafka", "security_protocol SASL_PLAINTEXT, the default: for one machine."),
+            "kafka-tls": _server("kafka-secure", "security_protocol SASL_SSL: what leaves a machine."),
+        },
         "channels": {one.name.replace(_QUEUE, "queue"): _channel(one, prefix) for one in concrete},
         "operations": _operations(concrete),
         "components": {
+            "securitySchemes": {
+                _LOGIN: {
+                    "type": _LOGIN,
+                    "description": "sasl.mechanism SCRAM-SHA-512. A credentials file holds bootstrap_servers, username "
+                    "and password, and where they differ from the defaults security_protocol (SASL_PLAINTEXT), "
+                    "sasl_mechanism, and ssl_ca_file (the system's authorities).",
+                }
+            },
             "schemas": {"CloudEventHeaders": _headers_schema(), "DeadLetterHeaders": _dead_letter_headers_schema()},
             "messages": {
                 **{name: _message(name, message) for name, message in sorted(messages.items())},
                 RECORD_REFUSED: _dead_letter_message(),
             },
         },
+    }
+
+
+def _server(protocol: str, description: str) -> Document:
+    return {
+        "host": "{bootstrap_servers}",
+        "protocol": protocol,
+        "description": description,
+        "variables": {"bootstrap_servers": {"description": "As the credentials file says."}},
+        "security": [{"$ref": f"#/components/securitySchemes/{_LOGIN}"}],
     }
 
 

@@ -43,3 +43,7 @@ COST_MAX_USD = 1e9
 
 COST_DIGITS = 9
 """Costs are summed to a billionth of a dollar, a thousandth of a token's price: no binary fractions show."""
+
+UNTAKEN_MAX_S = 60
+"""The longest that the spawner may wait for an attempt to be taken, before it hands out the next. An older `agent.run`
+is passed over by runners: so when their group is rewound, what ended long ago is not paid for again."""

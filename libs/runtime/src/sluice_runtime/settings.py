@@ -53,7 +53,8 @@ class ServiceSettings(BaseSettings):
 
     kafka_credentials_file: Path | None = Field(
         default=None,
-        description="JSON file {bootstrap_servers, username, password, security_protocol?}; this, or the next.",
+        description="JSON file {bootstrap_servers, username, password, security_protocol?, sasl_mechanism?, "
+        "ssl_ca_file?}; this, or the next.",
     )
     kafka_bootstrap_servers: str | None = Field(
         default=None, description="host:port,… of a broker that asks for no credentials."

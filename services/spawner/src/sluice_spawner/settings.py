@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from sluice_contracts.limits import UNTAKEN_MAX_S
 from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
 from sluice_runtime.settings import Directories, ServiceSettings
 from sluice_spawner.domain.policy import SpawnerPolicy
@@ -25,8 +26,9 @@ class SpawnerSettings(ServiceSettings):
         default=10_000, ge=1_000, le=300_000, description="A spawner that Kafka does not hear of loses its partitions."
     )
     spawn_timeout_s: int = Field(
-        default=_DEFAULTS.spawn_timeout_s, ge=1, description="From an attempt's assignment until a runner takes it."
-    )
+        default=_DEFAULTS.spawn_timeout_s, ge=1, le=UNTAKEN_MAX_S,
+        description="From an attempt's assignment until a runner takes it. Runners take no older ones.",
+    )  # fmt: skip
     spawn_attempts_max: int = Field(
         default=_DEFAULTS.spawn_attempts_max,
         ge=1,

@@ -53,8 +53,12 @@ NAME_MAX_DEPTH = 16
 SCHEMA_MAX_BYTES = 64 * 1024
 """A task's output schema rides in its `agent.run`, which is bounded alike."""
 
-SCHEMA_STEPS_MAX_COUNT = 100_000
-"""References followed in one validation: a schema can be made to unfold exponentially."""
+SCHEMA_STEPS_MAX_COUNT = 500_000
+"""Steps of one validation, some microseconds each. The largest lawful result (256 KiB of numbers in one array) takes
+260,000; a schema can be made to unfold exponentially."""
+
+META_SCHEMA_STEPS_MAX_COUNT = 2_000_000
+"""Steps of the check of a schema itself, whose unfolding is ours: 64 KiB of tiny subschemas take below a million."""
 
 SCHEMA_ERRORS_MAX_COUNT = 5
 """Errors told to the model at once."""

@@ -8,12 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 import re2
-from jsonschema import Draft202012Validator, SchemaError, ValidationError
-from jsonschema.validators import extend
-from referencing import Registry
+from jsonschema import Draft202012Validator
 from referencing.exceptions import Unresolvable
 
-from sluice_agent_runner.domain import limits
+from sluice_agent_runner.domain import bounded_validation, limits
+from sluice_agent_runner.domain.bounded_validation import TooManySteps
 
 
 class InvalidOutputSchema(Exception):
@@ -21,25 +20,30 @@ class InvalidOutputSchema(Exception):
 
 
 class ResultSchema:
-    """A checked schema. Get one from `compile_schema`."""
+    """A checked schema. Get one from `compile_schema`. It may be used in several threads."""
 
     def __init__(self, schema: dict[str, Any] | bool) -> None:
-        self._steps = 0
-        self._validator = _bounded(self)(schema, registry=Registry())
+        self._schema = schema
 
     def faults(self, value: Any) -> list[str]:
         """What is wrong with a value: at most five sentences, each naming the place; empty if nothing is.
 
+        It takes at most the time of `limits.SCHEMA_STEPS_MAX_COUNT` steps, which is seconds: not for an event loop.
+
         Raises:
-            InvalidOutputSchema: The schema refers to what it does not hold, or unfolds without end.
+            InvalidOutputSchema: The schema refers to what it does not hold, or takes more steps.
         """
-        self._steps = 0
         found = []
         try:
-            for error in self._validator.iter_errors(value):
+            steps_max_count = limits.SCHEMA_STEPS_MAX_COUNT
+            for error in bounded_validation.errors(self._schema, value, steps_max_count=steps_max_count):
                 found.append(f"{error.json_path}: {error.message[:300]}")
                 if len(found) == limits.SCHEMA_ERRORS_MAX_COUNT:
                     break
+        except TooManySteps as error:
+            raise InvalidOutputSchema(
+                f"to hold this result against the output schema takes more than {error}; make either simpler"
+            ) from None
         except Unresolvable as error:
             raise InvalidOutputSchema(f"reference {error.ref!r} of the output schema leads nowhere in it") from None
         except RecursionError:
@@ -48,20 +52,13 @@ class ResultSchema:
             found.append("a number of the result is too large to be held against the schema; give a smaller one")
         return found
 
-    def step(self) -> None:
-        """Counts one followed reference."""
-        self._steps += 1
-        if self._steps > limits.SCHEMA_STEPS_MAX_COUNT:
-            raise InvalidOutputSchema(
-                f"one validation follows more than {limits.SCHEMA_STEPS_MAX_COUNT} references of the output schema"
-            )
-
 
 def compile_schema(schema: dict[str, Any]) -> ResultSchema:
     """Checks a schema.
 
     Raises:
-        InvalidOutputSchema: It is no lawful JSON Schema, too large, or has a pattern that RE2 does not take.
+        InvalidOutputSchema: It is no lawful JSON Schema, too large, has a pattern that RE2 does not take, or a keyword
+            of `bounded_validation.UNSUPPORTED`.
     """
     try:
         text = json.dumps(schema, sort_keys=True)
@@ -77,71 +74,41 @@ def compile_schema(schema: dict[str, Any]) -> ResultSchema:
 @lru_cache(maxsize=256)
 def _compile(text: str) -> ResultSchema:
     schema = json.loads(text)
+    meta = Draft202012Validator.META_SCHEMA
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidOutputSchema(f"the output schema is invalid at {error.json_path}: {error.message[:300]}") from None
-    except RecursionError:
-        raise InvalidOutputSchema("the output schema is nested too deep") from None
-    for pattern in _patterns(schema):
-        _pattern(pattern)
+        error = next(bounded_validation.errors(meta, schema, steps_max_count=limits.META_SCHEMA_STEPS_MAX_COUNT), None)
+    except (RecursionError, TooManySteps):
+        raise InvalidOutputSchema("the output schema is nested too deep, or too large") from None
+    if error is not None:
+        raise InvalidOutputSchema(f"the output schema is invalid at {error.json_path}: {error.message[:300]}")
+    for node in _objects(schema):
+        _check(node)
     return ResultSchema(schema)
 
 
-def _patterns(schema: Any) -> Iterator[str]:
+def _objects(schema: Any) -> Iterator[dict[str, Any]]:
     todo = [schema]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            if isinstance(node.get("pattern"), str):
-                yield node["pattern"]
-            if isinstance(node.get("patternProperties"), dict):
-                yield from node["patternProperties"]
+            yield node
             todo.extend(node.values())
         elif isinstance(node, list):
             todo.extend(node)
 
 
-@lru_cache(maxsize=1_024)
-def _pattern(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        raise InvalidOutputSchema(
-            f"pattern {pattern[:100]!r} of the output schema is not a regular expression of RE2: {error}"
-        ) from None
-
-
-def _bounded(counter: ResultSchema) -> Any:
-    """The validator class with linear-time patterns and counted references."""
-    base = Draft202012Validator.VALIDATORS
-
-    def pattern(validator: Any, expected: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        if validator.is_type(instance, "string") and not _pattern(expected).search(instance):
-            yield ValidationError(f"{instance[:100]!r} does not match {expected!r}")
-
-    def pattern_properties(validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        if validator.is_type(instance, "object"):
-            for expression, subschema in expected.items():
-                for name, value in instance.items():
-                    if _pattern(expression).search(name):
-                        yield from validator.descend(value, subschema, path=name, schema_path=expression)
-
-    def counted(keyword: str) -> Any:
-        def follow(validator: Any, ref: str, instance: Any, schema: Any) -> Any:
-            counter.step()
-            return base[keyword](validator, ref, instance, schema)
-
-        return follow
-
-    return extend(  # type: ignore[no-untyped-call]
-        Draft202012Validator,
-        {
-            "pattern": pattern,
-            "patternProperties": pattern_properties,
-            "$ref": counted("$ref"),
-            "$dynamicRef": counted("$dynamicRef"),
-        },
-    )
+def _check(node: dict[str, Any]) -> None:
+    for keyword in bounded_validation.UNSUPPORTED:
+        # As the name of a property it is followed by a schema as well: to tell them apart is not worth it.
+        if keyword in node:
+            raise InvalidOutputSchema(f"{keyword} in the output schema is not supported; say it without")
+    expressions = [node["pattern"]] if isinstance(node.get("pattern"), str) else []
+    if isinstance(node.get("patternProperties"), dict):
+        expressions += node["patternProperties"]
+    for expression in expressions:
+        try:
+            bounded_validation.pattern_of(expression)
+        except re2.error as error:
+            raise InvalidOutputSchema(
+                f"pattern {expression[:100]!r} of the output schema is not a regular expression of RE2: {error}"
+            ) from None

@@ -148,10 +148,10 @@ def check_arguments(arguments: str) -> None:
     Raises:
         InvalidArguments: Too large or nested too deep.
     """
-    if len(arguments) > limits.ARGUMENTS_MAX_BYTES:
-        raise InvalidArguments(
-            f"the arguments have {len(arguments)} characters; at most {limits.ARGUMENTS_MAX_BYTES} are read"
-        )
+    # A lone surrogate is three bytes; whoever parses the arguments refuses it.
+    size_bytes = len(arguments.encode(errors="surrogatepass"))
+    if size_bytes > limits.ARGUMENTS_MAX_BYTES:
+        raise InvalidArguments(f"the arguments have {size_bytes} bytes; at most {limits.ARGUMENTS_MAX_BYTES} are read")
     if nested_deeper(arguments, limits.ARGUMENTS_MAX_DEPTH):
         raise InvalidArguments(f"the arguments are nested deeper than {limits.ARGUMENTS_MAX_DEPTH}")
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
+from sluice_agent_runner.entrypoints.youth import Age, Youth
 from sluice_agent_runner.handlers import HANDLERS
 from sluice_agent_runner.measures import Measures
 from sluice_agent_runner.ports import Attempts, Time
@@ -23,6 +25,7 @@ from sluice_contracts import codec
 from sluice_contracts.dead_letters import dead_letter
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.errors import InvalidRecord
+from sluice_contracts.limits import UNTAKEN_MAX_S
 from sluice_contracts.messages.base import Message
 from sluice_contracts.topics import AGENT_INBOX, AGENT_TASKS
 from sluice_runtime.broker import Broker, BrokerUnavailable, Subscription, TopicPartition
@@ -36,10 +39,6 @@ POLL_WAIT_MS = 500
 
 AWAY_WAIT_S = 1.0
 """Between tries while the broker is away."""
-
-TASK_AGE_MAX_MS = 60_000
-"""An older task is passed over: the spawner waits ten seconds for an attempt to be taken, then hands out the next one.
-So when a group is rewound, what ended long ago is not paid for again."""
 
 
 class Consumer:
@@ -63,6 +62,8 @@ class Consumer:
         self._inboxes = {AGENT_INBOX.for_queue(queue): queue for queue in queues}
         self._partitions: dict[str, int] = {}
         self._assigned: frozenset[int] = frozenset()
+        self._kept: frozenset[int] = frozenset()
+        self._youth = Youth()
         self._unreleased = False
         self._full = False
         self.ready = asyncio.Event()
@@ -86,7 +87,10 @@ class Consumer:
                 try:
                     if subscription is None:
                         subscription = await self._broker.follow(list(self._inboxes))
-                        subscription.seek(positions)  # after an outage, go on where it was interrupted
+                        if positions:
+                            subscription.seek(positions)  # after an outage, go on where it was interrupted
+                        else:
+                            positions = {at: await subscription.position(at) for at in await self._all(self._inboxes)}
                         heard.set()
                     found = await subscription.poll(POLL_WAIT_MS)
                 except BrokerUnavailable as error:
@@ -119,6 +123,7 @@ class Consumer:
                         subscription = await self._broker.subscribe(
                             [*self._queues, *self._inboxes], GROUP, assigned=self._on_assigned, revoked=self._on_revoked
                         )
+                    await self._note_ends()
                     self._press_back(subscription)
                     found = await subscription.poll(POLL_WAIT_MS)
                     if found:
@@ -137,6 +142,15 @@ class Consumer:
 
     async def _on_revoked(self, partitions: frozenset[int]) -> None:
         self._assigned -= partitions
+        self._kept -= partitions
+        self._youth.forget(partitions)
+
+    async def _note_ends(self) -> None:
+        now_ms = self._time.monotonic_ms()
+        if self._assigned and (self._unreleased or self._youth.due(now_ms)):
+            tasks = [TopicPartition(topic, number) for topic in self._queues for number in self._assigned]
+            bounds = await self._broker.bounds(tasks)
+            self._youth.note({at: bounds[at].end for at in tasks if at.partition in self._assigned}, now_ms)
 
     def _press_back(self, subscription: Subscription) -> None:
         """Reads tasks only while there is room for them; new partitions come held."""
@@ -151,14 +165,15 @@ class Consumer:
             (subscription.hold if full else subscription.release)(tasks)
 
     async def _take(self, subscription: Subscription, found: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        self._kept = self._assigned
         room = self._attempts.room
-        events: list[tuple[CloudEvent[Message], str]] = []
+        tasks: list[tuple[Record, CloudEvent[Message]]] = []
+        ages: Counter[Age] = Counter()
         done: dict[TopicPartition, int] = {}
         left: dict[TopicPartition, int] = {}
-        oldest_ms, passed_over = self._time.now_ms() - TASK_AGE_MAX_MS, 0
         for at, records in found.items():
             for record in records:
-                if record.topic in self._queues and len(events) >= room:
+                if record.topic in self._queues and len(tasks) >= room:
                     left[at] = record.offset
                     break
                 done[at] = record.offset + 1
@@ -167,16 +182,23 @@ class Consumer:
                 except InvalidRecord as error:
                     await self._refuse(record, error)
                     continue
-                if record.topic in self._queues and record.timestamp_ms >= oldest_ms:
-                    events.append((event, self._queues[record.topic]))
-                elif record.topic in self._queues:
-                    passed_over += 1
-        if passed_over:
-            log.warning("%d tasks are older than %d s and are passed over", passed_over, TASK_AGE_MAX_MS // 1_000)
-        subscription.seek(left)
-        await subscription.commit(done)
-        for event, queue in events:
-            await HANDLERS[type(event.data)](self._attempts, event, queue)
+                if record.topic in self._queues:
+                    age = self._youth.age(record, self._time.now_ms(), self._time.monotonic_ms())
+                    ages[age] += 1
+                    if age is not Age.OLD:
+                        tasks.append((record, event))
+        _tell(ages)
+        # What was revoked meanwhile is read, and paid for, by somebody else: also if it has come back since.
+        kept = self._kept
+        subscription.seek({at: offset for at, offset in left.items() if at.partition in kept})
+        await subscription.commit({at: offset for at, offset in done.items() if at.partition in kept})
+        for record, event in tasks:
+            if record.partition in kept:
+                await HANDLERS[type(event.data)](self._attempts, event, self._queues[record.topic])
+
+    async def _all(self, topics: Iterable[str]) -> list[TopicPartition]:
+        counts = {topic: await self._broker.partitions(topic) for topic in topics}
+        return [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
 
     async def _decoded(self, record: Record) -> CloudEvent[Message]:
         event = codec.decode(record)
@@ -202,3 +224,13 @@ class Consumer:
                 await subscription.close()
             except BrokerUnavailable as error:
                 log.info("a reader was not closed in order: %s", error)
+
+
+def _tell(ages: Counter[Age]) -> None:
+    if ages[Age.OLD]:
+        log.warning("%d tasks are older than %d s and are passed over", ages[Age.OLD], UNTAKEN_MAX_S)
+    if ages[Age.YOUNG_AGAINST_CLOCK]:
+        log.error(
+            "%d new tasks seem older than %d s: the clocks of this machine and of the spawner's differ; set them right",
+            ages[Age.YOUNG_AGAINST_CLOCK], UNTAKEN_MAX_S,
+        )  # fmt: skip

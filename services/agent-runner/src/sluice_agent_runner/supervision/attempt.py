@@ -152,7 +152,7 @@ class AttemptRunner:
             return Fail(problem, retryable=False)
         links = await load_links(services.artifacts, run.transcript, run.turn)
         machine = TurnMachine(self._event.subject, run, role, links, services.redact)
-        action = machine.start(services.time.now_ms())
+        action = await asyncio.to_thread(machine.start, services.time.now_ms())
         if isinstance(action, Succeed | Fail):
             return action
         workspace = await services.workspaces.open(self._event.subject, run, machine.artifacts)
@@ -164,6 +164,8 @@ class AttemptRunner:
     async def _turns(
         self, machine: TurnMachine, action: Action, workspace: Workspace, question_timeout_s: int
     ) -> Succeed | Fail | None:
+        # Holding a result against a stranger's schema may take seconds, bounded by steps: heartbeats must go on.
+        aside = asyncio.to_thread
         services = self._services
         time = services.time
         while True:
@@ -176,10 +178,10 @@ class AttemptRunner:
                 except ModelError as error:
                     action = machine.on_model_failed(error.code, error.detail, retryable=error.retryable)
                 else:
-                    action = machine.on_model_reply(reply, time.monotonic_ms() - begun_ms)
+                    action = await aside(machine.on_model_reply, reply, time.monotonic_ms() - begun_ms)
             elif isinstance(action, RunTools):
                 tools = workspace.tools
-                action = machine.on_tool_results([await tools.run(call) for call in action.calls])
+                action = await aside(machine.on_tool_results, [await tools.run(call) for call in action.calls])
             elif isinstance(action, FinishTurn):
                 sha256 = await self._finish_turn(action.record)
                 action = machine.on_turn_durable(sha256, time.now_ms())
