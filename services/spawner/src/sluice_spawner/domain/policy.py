@@ -23,8 +23,9 @@ QUESTION_MAX_BYTES = 64 * 1024
 PLAN_MAX_BYTES = 192 * 1024
 """A plan as we write it (names of dependencies are edges by then): `pipeline.spawned` carries it with its envelope."""
 
-OUTCOME_MAX_BYTES = 16 * 1024
-"""A task's summary and artifacts as they are kept: they ride in state and in the records of later tasks."""
+OUTCOME_MAX_BYTES = 32 * 1024
+"""A task's summary and artifacts as they are kept: they ride in state and in the records of later tasks. The hundred
+artifacts that an agent of ours may write fit with names of usual length."""
 
 REPORT_MAX_BYTES = 128 * 1024
 """All outcomes of a `pipeline.reported`, shortened evenly if they are more."""
