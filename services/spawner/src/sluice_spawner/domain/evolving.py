@@ -131,6 +131,7 @@ def _ended(view: View, message: pipeline.PipelineResult, fact: Fact, policy: Spa
         sequence=fact.sequence,
         agents=tuple(agents),
         commands=tuple(commands),
+        request_number=entity.request_number,
     )
     view.put_finished(finished)
     due_at_ms = fact.time_ms + policy.finished_retention_s * 1_000

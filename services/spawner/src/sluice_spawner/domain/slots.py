@@ -7,7 +7,7 @@ leaves is taken by the pipeline's next task without asking anybody.
 
 from __future__ import annotations
 
-from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
+from sluice_contracts.messages.admission import AdmissionRequested
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.facts import InputRefused
 
@@ -26,15 +26,19 @@ def release(builder: DecisionBuilder) -> None:
         _request(builder, 0)
 
 
-def give_back(builder: DecisionBuilder, message: AdmissionGranted) -> None:
+def give_back(builder: DecisionBuilder) -> None:
     """Returns what was granted to a pipeline that has ended.
 
-    Mostly it was under way when the pipeline ended, and what this says changes nothing. But a request that an instance
-    published late, long after it had lost its partition, was granted anew; nobody else would ever give that back.
+    Mostly it was under way when the pipeline ended, and what this says changes nothing. But requests that an instance
+    published late, long after it had lost its partition, were granted anew; nobody else would ever give that back.
+    They may be several, so its number is above all that the pipeline has made: that of its last one, or, where that is
+    forgotten, the time, which is long after its spawn and not after the next.
     """
     if not builder.refused_before():
+        finished = builder.view.find_finished()
+        number = builder.now_ms if finished is None else finished.request_number
         builder.accept(InputRefused())
-        builder.request(AdmissionRequested(pipeline_id=builder.pipeline_id, slots=0, number=message.number + 1))
+        builder.request(AdmissionRequested(pipeline_id=builder.pipeline_id, slots=0, number=number))
 
 
 def _request(builder: DecisionBuilder, slots: int) -> None:

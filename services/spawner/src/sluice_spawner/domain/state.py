@@ -306,6 +306,7 @@ class FinishedPipeline(Entity, frozen=True, tag="finished"):
     Attributes:
         sequence: Of its last event.
         commands: Ids of the commands that were obeyed: they are not refused when they come again.
+        request_number: Of its last request for slots: no other request of it is newer.
     """
 
     tenant: str
@@ -313,6 +314,7 @@ class FinishedPipeline(Entity, frozen=True, tag="finished"):
     sequence: int
     agents: tuple[FinishedAgent, ...] = ()
     commands: tuple[str, ...] = ()
+    request_number: int = 0
 
 
 class PoolEntity(Entity, frozen=True, tag="pool"):
