@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sluice_contracts import codec, topics
 from sluice_contracts.dead_letters import original_record
 from sluice_contracts.envelope import OutgoingRecord, Record
+from sluice_contracts.limits import HEADERS_MAX_COUNT
 from sluice_contracts.messages.pipeline import PipelineSpawn
 from sluice_runtime.broker import TopicPartition as BrokerPartition
 from sluice_runtime.kafka import KafkaBroker
@@ -223,6 +224,19 @@ def test_each_bad_record_is_a_row_and_one_dead_letter_between_its_neighbours(sto
     writer.write([good])
     complete(store, 4 * len(BAD) + 1)
     assert store.count("SELECT count() FROM log WHERE startsWith(topic, 'dlq.')") == len(BAD)
+
+
+@pytest.mark.covers("C2", "O1")
+def test_of_a_record_of_nothing_but_headers_the_first_are_kept(store: Service, writer: Writer) -> None:
+    good = codec.encode(whole_life("p1")[0], topic="pipeline.events", key="p1")
+    many = tuple((f"h{number}", b"") for number in range(30_000))
+    writer.write([good, OutgoingRecord("pipeline.events", b"p1", good.value, (*good.headers, *many)), good])
+    wait_for("the rows", lambda: store.count("SELECT count() FROM log") == 4)
+    [kept] = store.sql(
+        "SELECT length(headers) AS n, type FROM log WHERE topic = 'pipeline.events' AND notEmpty(headers)"
+    )
+    assert (int(kept["n"]), kept["type"]) == (2 * HEADERS_MAX_COUNT - len(good.headers), "pipeline.spawned")
+    assert names(store.sql("SELECT reason FROM dead_letters"), "reason") == ["bad_headers"]
 
 
 @pytest.mark.covers("C2", "O1")

@@ -16,6 +16,7 @@ from confluent_kafka.admin import (
     OffsetSpec,
 )
 
+from sluice_contracts.limits import HEADERS_MAX_COUNT
 from sluice_observability.domain.places import Gap, Place, Progress, starting_point
 from sluice_observability.domain.records import UNREADABLE_HEADERS
 from sluice_observability.ports import FetchedMessage, StoreUnavailable
@@ -35,6 +36,10 @@ PREFETCH_MAX_KIB = 64 * 1024
 FETCH_MIN_BYTES = 256 * 1024
 """The broker answers a fetch when it has so much, or when the reader's time is up: not at every record, which would
 wake this process, and cost the broker as much as the record itself."""
+
+HEADERS_KEPT_COUNT = 2 * HEADERS_MAX_COUNT
+"""More than a lawful record or its dead letter has. As objects headers take a hundred times what they take in Kafka: of
+a record with more, the others are left away before the next one's are looked at."""
 
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -131,9 +136,12 @@ class KafkaLog:
         messages: Sequence[Any] = self._consumer.consume(max_messages, timeout_s)
         for message in messages:
             try:
-                _ask_for_headers(message)
+                headers = _ask_for_headers(message)
             except SystemError:
                 message.set_headers(UNREADABLE_HEADERS)
+            else:
+                if headers is not None and len(headers) > HEADERS_KEPT_COUNT:
+                    message.set_headers(headers[:HEADERS_KEPT_COUNT])
         told = [message for message in messages if message.error() is not None]
         if not told:
             return messages

@@ -22,7 +22,7 @@ CREATE TABLE log
     value_bytes UInt32 COMMENT 'Size of the value in bytes.',
     has_value Bool COMMENT 'False for a null value.',
     key String COMMENT 'The record''s key.',
-    headers Map(LowCardinality(String), String) CODEC(ZSTD(1)) COMMENT 'The headers that have no column of their own. Bytes that are not UTF-8 show as \\xNN, a null value as \\N. Empty where the name of one is not UTF-8.',
+    headers Map(LowCardinality(String), String) CODEC(ZSTD(1)) COMMENT 'The headers that have no column of their own. Bytes that are not UTF-8 show as \\xNN, a null value as \\N. Empty where the name of one is not UTF-8. At most those among the first 128.',
     refusal_reason String ALIAS headers['dlq_reason'] COMMENT 'Of a dead letter: why the record was refused.',
     refused_by String ALIAS headers['dlq_refused_by'] COMMENT 'Of a dead letter: the service that refused the record.',
     topic LowCardinality(String) COMMENT 'Topic without the installation''s prefix.',

@@ -19,7 +19,7 @@ CREATE VIEW events
     turn UInt32 COMMENT 'Turn of the agent; 0 for none.',
     payload String COMMENT 'The message as JSON.',
     key String COMMENT 'The record''s key.',
-    headers Map(String, String) COMMENT 'Further headers.',
+    headers Map(String, String) COMMENT 'Further headers; at most those among the first 128.',
     topic LowCardinality(String) COMMENT 'Topic without the prefix.',
     incarnation LowCardinality(String) COMMENT 'Kafka''s topic id.',
     partition UInt32 COMMENT 'Partition.',
