@@ -118,8 +118,8 @@ def test_heartbeats_go_on_while_a_result_is_held_against_its_schema() -> None:
         return text
 
     async def scenario(world: World) -> None:
-        await world.task("a")
-        await world.models.says("a", reply(call("finish", summary="done"), text="SLOW"))
+        await world.task("a", task=task(output_schema={"type": "object"}))
+        await world.models.says("a", reply(call("finish", summary="done", result={}), text="SLOW"))
         await until(began.is_set)
         await world.runner.heartbeat()
         beaten.set()

@@ -126,6 +126,11 @@ class TurnMachine:
         """The last version of each artifact that finished turns wrote, in the order of first writing."""
         return tuple(self._artifacts.values())
 
+    @property
+    def judges_results(self) -> bool:
+        """Whether results are held against a schema: then a step may take seconds, bounded by the schema's steps."""
+        return self._conditions.output_schema is not None
+
     # The driver's side
 
     def start(self, now_ms: int) -> Action:

@@ -32,6 +32,14 @@ ANSWERS_MAX_COUNT = 1_000
 """Answers that are kept for an attempt that has not asked yet: an agent asks a few questions a turn."""
 
 
+Aside = Callable[..., Awaitable[Action]]
+"""How a step of the machine that may take long is done."""
+
+
+async def _at_once(step: Callable[..., Action], *arguments: object) -> Action:
+    return step(*arguments)
+
+
 class Place:
     """An attempt's place among those that work. Waiting for a person, it is given to another."""
 
@@ -152,20 +160,19 @@ class AttemptRunner:
             return Fail(problem, retryable=False)
         links = await load_links(services.artifacts, run.transcript, run.turn)
         machine = TurnMachine(self._event.subject, run, role, links, services.redact)
-        action = await asyncio.to_thread(machine.start, services.time.now_ms())
+        aside = asyncio.to_thread if machine.judges_results else _at_once  # heartbeats must go on
+        action = await aside(machine.start, services.time.now_ms())
         if isinstance(action, Succeed | Fail):
             return action
         workspace = await services.workspaces.open(self._event.subject, run, machine.artifacts)
         try:
-            return await self._turns(machine, action, workspace, role.limits.question_timeout_s)
+            return await self._turns(machine, action, workspace, role.limits.question_timeout_s, aside)
         finally:
             await asyncio.shield(workspace.close())
 
     async def _turns(
-        self, machine: TurnMachine, action: Action, workspace: Workspace, question_timeout_s: int
+        self, machine: TurnMachine, action: Action, workspace: Workspace, question_timeout_s: int, aside: Aside
     ) -> Succeed | Fail | None:
-        # Holding a result against a stranger's schema may take seconds, bounded by steps: heartbeats must go on.
-        aside = asyncio.to_thread
         services = self._services
         time = services.time
         while True:
