@@ -294,7 +294,8 @@ def test_whatever_arrives_is_an_event_or_invalid(record: Record) -> None:
     try:
         event = codec.decode(record)
     except InvalidRecord as refused:
-        dead_letter(record, refused.reason, refused.detail, "spawner", now_ms=1)
+        written = dead_letter(record, refused.reason, refused.detail, "spawner", now_ms=1)
     else:
         # What was read can be written: nothing in it stops a service later.
-        codec.encode(event, topic=record.topic, key=(record.key or b"").decode())
+        written = codec.encode(event, topic=record.topic, key=(record.key or b"").decode())
+    assert written.key == record.key

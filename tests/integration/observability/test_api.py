@@ -368,3 +368,4 @@ def test_one_openapi_describes_it(shared_http: httpx.Client) -> None:
 def test_other_than_loopback_is_refused(start: StartService) -> None:
     service = start("api", SLUICE_HTTP_HOST="0.0.0.0")
     wait_for("its end", lambda: "listens on loopback only" in service.log())
+    assert "0.0.0.0" in service.log()

@@ -18,7 +18,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from sluice_runtime import http
-from sluice_runtime.http import AddressUnavailable, AsgiApp, ProblemError, Readiness, build_app, probes_app, serve
+from sluice_runtime.http import AsgiApp, ProblemError, Readiness, build_app, probes_app
+from sluice_runtime.http_server import AddressUnavailable, serve
 from sluice_runtime.metrics import Metrics
 
 

@@ -40,6 +40,7 @@ def test_a_group_that_can_not_be_told_holds_up_no_decision(monkeypatch: pytest.M
             return len(await said(broker)) == 2
 
         await until(decided)
+        assert told >= 2
         await running.end()
 
     asyncio.run(test())

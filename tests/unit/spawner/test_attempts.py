@@ -331,7 +331,7 @@ def test_a_tick_that_ends_the_pipeline_ends_it_once() -> None:
     world.spawn(plan("a", "b"))
     world.now_ms += 300_000
     world.tick()
-    world.terminal()
+    assert isinstance(world.terminal(), PipelineFailed)
 
 
 @pytest.mark.covers("W10")

@@ -7,7 +7,8 @@ import asyncio
 from sluice_agent_runner.bootstrap import agent_runner
 from sluice_agent_runner.entrypoints.consumer import Consumer
 from sluice_agent_runner.settings import RunnerSettings
-from sluice_runtime.http import Readiness, probes_app, serve
+from sluice_runtime.http import Readiness, probes_app
+from sluice_runtime.http_server import serve
 from sluice_runtime.kafka import KafkaBroker
 from sluice_runtime.metrics import Metrics
 

@@ -14,7 +14,8 @@ from sluice_observability.entrypoints import reading, stream, writing
 from sluice_observability.entrypoints.answers import PROBLEMS, on_query_too_large, on_store_unavailable
 from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
-from sluice_runtime.http import Readiness, build_app, serve
+from sluice_runtime.http import Readiness, build_app
+from sluice_runtime.http_server import serve
 from sluice_runtime.kafka import KafkaBroker
 from sluice_runtime.metrics import Metrics
 

@@ -8,7 +8,8 @@ import contextlib
 from sluice_observability.bootstrap.store import Store, open_store
 from sluice_observability.entrypoints.sql import SqlEndpoint
 from sluice_observability.settings import StoreSettings
-from sluice_runtime.http import Readiness, build_app, serve
+from sluice_runtime.http import Readiness, build_app
+from sluice_runtime.http_server import serve
 from sluice_runtime.kafka import KafkaBroker
 from sluice_runtime.metrics import ROWS_WRITTEN, Metrics
 
