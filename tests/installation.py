@@ -203,8 +203,11 @@ class Installation:
         """Asks the store's SQL endpoint."""
         url = f"http://127.0.0.1:{self.stack.port('store')}/?" + urllib.parse.urlencode({"default_format": "JSON"})
         request = urllib.request.Request(url, data=query.encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return list(json.load(answer)["data"])
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return list(json.load(answer)["data"])
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{error}: {error.read().decode()}") from error
 
     def get(self, service: str, path: str) -> Answer:
         """Asks a service of the stack."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from sluice_observability.adapters.disk import DiskGuard
 from sluice_observability.ports import StoreUnavailable
 from sluice_runtime.connection import ClickHouseAddress
 
@@ -41,15 +42,16 @@ REQUEST_TIMEOUT_S = 60
 class ClickHouse:
     """A database. Calls of one instance are serialised; open another for work that must not wait."""
 
-    def __init__(self, connect: Callable[[], Client]) -> None:
+    def __init__(self, connect: Callable[[], Client], guard: DiskGuard | None = None) -> None:
         self._connect = connect
+        self._guard = guard
         self._client: Client | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def embedded(cls, directory: Path) -> ClickHouse:
         """The engine in this process. One process at a time may have the directory: chdb locks it."""
-        return cls(lambda: clickhouse_connect.get_client(interface="chdb", path=str(directory)))
+        return cls(lambda: clickhouse_connect.get_client(interface="chdb", path=str(directory)), DiskGuard(directory))
 
     @classmethod
     def server(cls, url: str, password: str | None) -> ClickHouse:
@@ -82,7 +84,12 @@ class ClickHouse:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         stream = sink.getvalue()
-        once = {} if token is None else {"insert_deduplicate": 1, "insert_deduplication_token": token}
+        if self._guard is not None:
+            # An insert of this process has ended when it is answered, and the guard may set its part aside: nothing
+            # must remember it. (`insert_deduplicate` alone is no longer heard by ClickHouse 26.)
+            once: dict[str, Any] = {"deduplicate_insert": "disable"}
+        else:
+            once = {} if token is None else {"insert_deduplicate": 1, "insert_deduplication_token": token}
         with self._used() as client:
             client.raw_insert(
                 table,
@@ -106,6 +113,8 @@ class ClickHouse:
         """See `ports.Database.close`."""
         with self._lock:
             client, self._client = self._client, None
+            if self._guard is not None:
+                self._guard.close()
             if client is not None:
                 client.close()
 
@@ -115,7 +124,8 @@ class ClickHouse:
             try:
                 if self._client is None:
                     self._client = self._connect()
-                yield self._client
+                with self._guard.around(self._client) if self._guard is not None else nullcontext():
+                    yield self._client
             except (ClickHouseError, OSError) as error:
                 if getattr(error, "code", None) in DEFECTS:
                     raise
