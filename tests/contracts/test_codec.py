@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Refusal, Record]] = {
     "an event among commands": (Refusal.UNLAWFUL_TYPE, replace(CANCEL, headers=headers(ce_type=b"pipeline.spawned"))),
     "unknown topic": (Refusal.UNLAWFUL_TYPE, replace(CANCEL, topic="pipeline.unknown")),
     "a service's own store": (Refusal.UNLAWFUL_TYPE, replace(CANCEL, topic="pipeline.journal")),
-    "forged source": (Refusal.FORGED_SOURCE, replace(CANCEL, headers=headers(ce_source=b"spawner/0"))),
+    "forged source": (Refusal.FORGED_SOURCE, replace(CANCEL, headers=headers(ce_source=b"vault-broker/0"))),
     "forged source, structured": (Refusal.FORGED_SOURCE, structured_with(source="agent-runner/7")),
     "no key": (Refusal.BAD_KEY, replace(CANCEL, key=None)),
     "empty key": (Refusal.BAD_KEY, replace(CANCEL, key=b"")),

@@ -11,7 +11,12 @@ import pytest
 from sluice_contracts import topics
 from sluice_contracts.messages import Message, registry
 
-COMMAND_TOPICS = {topics.PIPELINE_COMMANDS.name, topics.AGENT_TASKS.name, topics.AGENT_INBOX.name}
+COMMAND_TOPICS = {
+    topics.PIPELINE_COMMANDS.name, topics.AGENT_TASKS.name, topics.AGENT_INBOX.name, topics.TOKEN_COMMANDS.name,
+    topics.BUDGETS.name,
+}  # fmt: skip
+OBSERVED_BY_ANYBODY = {topics.SIGNALS.name}
+"""Whoever sees such a fact tells it: none of them is a decision."""
 SIGNS_OF_LIFE = {"runner.heartbeat"}
 """Neither asks for anything nor tells that anything happened."""
 IRREGULAR_PAST = {"lost"}
@@ -24,7 +29,7 @@ def test_a_message_stands_on_one_topic_with_one_class_of_writers(message: type[M
     row = topics.topic_of(message)
     assert row.writers, f"nobody may write {message.type}"
     services = [writer for writer in row.writers if writer in topics.SERVICES]
-    if row.name not in COMMAND_TOPICS:
+    if row.name not in COMMAND_TOPICS | OBSERVED_BY_ANYBODY:
         assert row.writers == tuple(services), f"{message.type} is an event: one service alone tells it"
         assert len(services) == 1
 
@@ -72,7 +77,7 @@ def _numbers(part: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("row", topics.TOPICS, ids=[row.name for row in topics.TOPICS])
 def test_a_topic_is_lawful(row: topics.Topic) -> None:
     assert re.fullmatch(r"[a-z]+(\.[a-z]+)?(\.<q>)?", row.name)
-    assert (row.cleanup == "compact") == (row.name.endswith(".state"))
+    assert (row.cleanup == "compact") == (row.name.endswith(".state") or row is topics.BUDGETS)
     assert bool(row.messages) == (row.refused_by is not None), "whoever reads messages refuses the invalid ones"
     assert row.refused_by is None or row.refused_by in row.readers
     if row.partitioning == "pipeline":

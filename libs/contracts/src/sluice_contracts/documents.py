@@ -32,6 +32,7 @@ _KEYS = {
     "agent_id": "The agent's id: the member agent_id of the data.",
     "runner_id": "The runner's id: the attribute subject.",
     "partition": "The partition's number.",
+    "scope": "`installation`, `tenant/<tenant>` or `pipeline/<pipeline_id>`.",
 }
 
 

@@ -47,3 +47,6 @@ COST_DIGITS = 9
 UNTAKEN_MAX_S = 60
 """The longest that the spawner may wait for an attempt to be taken, before it hands out the next. An older `agent.run`
 is passed over by runners: so when their group is rewound, what ended long ago is not paid for again."""
+
+SEALED_MAX_CHARACTERS = 1_024
+"""A sealed token: Vault's are some hundred characters, and with its cipher's overhead some two hundred."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sluice_contracts import limits
-from sluice_contracts.messages import Message, admission, agent, pipeline
+from sluice_contracts.messages import Message, admission, agent, alert, pipeline, report, signal, token
 
 DAY_MS = 86_400_000
 
@@ -23,14 +23,20 @@ class Principal(StrEnum):
     SPAWNER = "spawner"
     AGENT_RUNNER = "agent-runner"
     OBSERVABILITY = "observability"
+    MONITOR = "monitor"
+    VAULT_BROKER = "vault-broker"
     OPERATOR = "operator"
     DLQ_OPERATOR = "dlq-operator"
 
 
-SERVICES = (Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY)
+SERVICES = (
+    Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY, Principal.MONITOR, Principal.VAULT_BROKER,
+)  # fmt: skip
 """The principals whose names no other producer may give as its source."""
 
-Key = Literal["pipeline_id", "pipeline_id/entity", "pipeline_id/installation", "agent_id", "runner_id", "partition"]
+Key = Literal[
+    "pipeline_id", "pipeline_id/entity", "pipeline_id/installation", "agent_id", "runner_id", "partition", "scope"
+]
 Partitioning = Literal["pipeline", "agent", "single"]
 
 
@@ -76,16 +82,16 @@ class Topic:
         return self.name.replace("<q>", queue)
 
 
-_LOOKING_BACK = (Principal.SPAWNER,)
+_LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER)
 """Who keeps a journal looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
-_P = Principal.OPERATOR
+_M, _V, _P = Principal.MONITOR, Principal.VAULT_BROKER, Principal.OPERATOR
 
 PIPELINE_COMMANDS = Topic(
     "pipeline.commands", "pipeline_id", "pipeline", "delete", 7 * DAY_MS,
-    writers=(_P, _O), readers=(_S, _O), refused_by=_S,
+    writers=(_P, _O, _S), readers=(_S, _O), refused_by=_S,
     messages=(pipeline.PipelineSpawn, pipeline.PipelineCancel, pipeline.PipelineAnswer, pipeline.PipelineTick),
     doc="What people and other systems want of the spawner.",
 )  # fmt: skip
@@ -119,7 +125,7 @@ AGENT_TASKS = Topic(
 )  # fmt: skip
 AGENT_INBOX = Topic(
     "agent.inbox.<q>", "agent_id", "agent", "delete", 7 * DAY_MS,
-    writers=(_S,), readers=(_R, _O), refused_by=_R, messages=(agent.AgentStop, agent.AgentAnswer),
+    writers=(_S,), readers=(_R, _O), refused_by=_R, messages=(agent.AgentStop, agent.AgentAnswer, agent.AgentThrottle),
     doc="What running agents of a queue must hear at once.",
 )  # fmt: skip
 AGENT_EVENTS = Topic(
@@ -127,7 +133,7 @@ AGENT_EVENTS = Topic(
     writers=(_R,), readers=(_S, _O, _P), refused_by=_S,
     messages=(
         agent.AgentAttemptStarted, agent.AgentTurnFinished, agent.AgentSucceeded, agent.AgentFailed,
-        agent.AgentInputRequested,
+        agent.AgentInputRequested, agent.AgentGrantOpened,
     ),
     doc="What the runners of a queue report and ask.",
 )  # fmt: skip
@@ -136,6 +142,51 @@ ADMISSION = Topic(
     writers=(_S,), readers=(_S, _O), refused_by=_S,
     messages=(admission.AdmissionRequested, admission.AdmissionGranted),
     doc="How many agents each pipeline may have at once, of all that the installation may have.",
+)  # fmt: skip
+TOKEN_COMMANDS = Topic(
+    "token.commands", "pipeline_id", "pipeline", "delete", 7 * DAY_MS,
+    writers=(_S, _O, _P), readers=(_V, _O), refused_by=_V,
+    messages=(token.TokenRequest, token.TokenRevoke, token.TokenRenew),
+    doc="Which credentials the spawner needs, and which it, or anybody with the right, wants to end.",
+)  # fmt: skip
+TOKEN_EVENTS = Topic(
+    "token.events", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
+    writers=(_V,), readers=(_S, _O, _P), refused_by=_S,
+    messages=(
+        token.TokenGranted, token.TokenDenied, token.TokenRenewed, token.TokenRevoked, token.TokenExpired,
+    ),
+    doc="The life of every credential, in the order in which the vault-broker decided it.",
+)  # fmt: skip
+TOKEN_JOURNAL = Topic(
+    "token.journal", "partition", "pipeline", "delete", None,
+    writers=(_V,), readers=(_V,), refused_by=None, messages=(),
+    doc="The vault-broker's decisions. Trimmed at checkpoints.",
+)  # fmt: skip
+TOKEN_STATE = Topic(
+    "token.state", "pipeline_id/entity", "pipeline", "compact", None,
+    writers=(_V,), readers=(_V,), refused_by=None, messages=(),
+    doc="The vault-broker's state at its last checkpoint.",
+)  # fmt: skip
+SIGNALS = Topic(
+    "signals", "pipeline_id", "pipeline", "delete", 7 * DAY_MS,
+    writers=(_R, _S, _P), readers=(_M, _O), refused_by=_M,
+    messages=(signal.WatchChanged, signal.ProgressReported, signal.ErrorReported, signal.ViolationReported),
+    doc="What error budgets are counted by: errors, API calls, progress, violations, and nothing else.",
+)  # fmt: skip
+BUDGETS = Topic(
+    "budgets", "scope", "single", "compact", None,
+    writers=(_P, _O), readers=(_M, _O), refused_by=_M, messages=(alert.BudgetSet,),
+    doc="The limits of error budgets, where they differ from the installation's settings.",
+)  # fmt: skip
+ALERTS = Topic(
+    "alerts", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
+    writers=(_M,), readers=(_V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
+    doc="Each breach of an error budget, once.",
+)  # fmt: skip
+REPORTS = Topic(
+    "reports", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
+    writers=(_O,), readers=(_S, _O, _P), refused_by=_S, messages=(report.HandoffReported,),
+    doc="Handoff reports: their summaries, and where they stand in the artifact store.",
 )  # fmt: skip
 RUNNER_HEARTBEATS = Topic(
     "runner.heartbeats", "runner_id", "single", "delete", DAY_MS,
@@ -146,6 +197,7 @@ RUNNER_HEARTBEATS = Topic(
 TOPICS: tuple[Topic, ...] = (
     PIPELINE_COMMANDS, PIPELINE_EVENTS, PIPELINE_JOURNAL, PIPELINE_STATE,
     AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, ADMISSION, RUNNER_HEARTBEATS,
+    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, REPORTS,
 )  # fmt: skip
 
 
@@ -251,13 +303,14 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
             operations = ["read"] if principal in row.readers or looks_back else []
             if principal in row.writers or (principal is Principal.DLQ_OPERATOR and row.refused_by):
                 operations.append("write")
-            if row is PIPELINE_JOURNAL and principal in row.writers:
+            if row.key == "partition" and principal in row.writers:
                 operations.append("delete")  # DeleteRecords trims the journal at a checkpoint
             if operations:
                 topic(principal, name, *operations)
     for principal in Principal:
         group = f"{prefix}{principal}"
         rules.append(AclRule(principal, "group", "prefixed", group, ("read", "describe")))
-    checkpoints = f"{prefix}{Principal.SPAWNER}"
-    rules.append(AclRule(Principal.SPAWNER, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
+    for principal in _LOOKING_BACK:
+        checkpoints = f"{prefix}{principal}"
+        rules.append(AclRule(principal, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
     return sorted(rules, key=lambda rule: (rule.principal, rule.resource_type, rule.resource))

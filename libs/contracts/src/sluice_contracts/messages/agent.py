@@ -23,6 +23,7 @@ from sluice_contracts.messages.base import (
 )
 from sluice_contracts.messages.pipeline import Attempt, TaskOutcome
 from sluice_contracts.messages.plan import TaskSpec
+from sluice_contracts.messages.token import Accessor, Grant
 
 
 class Answer(Value):
@@ -51,6 +52,9 @@ class AgentRun(Message):
         description="When the task must have ended; from now on, time waited for answers comes on top."
     )
     answers: tuple[Answer, ...] = Field(default=(), description="Answered, and not yet seen in a finished turn.")
+    grant: Grant | None = Field(
+        default=None, description="The attempt's credential; None where the task may have none (`no-secrets`)."
+    )
 
 
 @message("agent.stop")
@@ -63,6 +67,14 @@ class AgentStop(Message):
     runner_id: Identifier | None = Field(
         default=None, description="Only what this runner has is stopped; None: whichever runner has it."
     )
+
+
+@message("agent.throttle")
+class AgentThrottle(Message):
+    """To an inbox: from now on the agent makes at most so many API calls a minute."""
+
+    agent_id: Identifier
+    api_calls_per_minute: Ordinal
 
 
 @message("agent.answer")
@@ -84,6 +96,14 @@ class AttemptEvent(Message):
 @message("agent.attempt_started")
 class AgentAttemptStarted(AttemptEvent):
     """The runner took the attempt. The first runner in the order of the log holds it."""
+
+
+@message("agent.grant_opened")
+class AgentGrantOpened(AttemptEvent):
+    """The runner opened the attempt's grant (V7): from here on it has the token in its memory."""
+
+    accessor: Accessor
+    latency_ms: Milliseconds = 0
 
 
 class ToolCall(Value):

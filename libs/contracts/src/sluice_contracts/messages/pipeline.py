@@ -26,6 +26,14 @@ from sluice_contracts.messages.plan import Plan
 Attempt = Ordinal
 
 
+class Diagnosed(Value):
+    """What a diagnostic pipeline (O6) is about."""
+
+    pipeline_id: Identifier
+    alert_id: str | None = Field(default=None, max_length=1_024)
+    depth: Ordinal = Field(default=1, description="2: a diagnostic of a diagnostic. The spawner has a limit.")
+
+
 @message("pipeline.spawn")
 class PipelineSpawn(Message):
     """Starts a pipeline. With a dedupe key its id is `ids.pipeline_id(tenant, dedupe_key)`: a second is the first."""
@@ -33,6 +41,7 @@ class PipelineSpawn(Message):
     plan: Plan
     dedupe_key: str | None = Field(default=None, min_length=1, max_length=255)
     parent_pipeline_id: Identifier | None = None
+    diagnosed: Diagnosed | None = Field(default=None, description="Given by the spawner, where it is a diagnostic.")
 
 
 @message("pipeline.cancel")
@@ -62,6 +71,7 @@ class PipelineSpawned(Message):
     plan: Plan
     dedupe_key: str | None = None
     parent_pipeline_id: Identifier | None = None
+    diagnosed: Diagnosed | None = None
 
 
 @message("pipeline.refused")

@@ -1,0 +1,128 @@
+"""Credentials (V1–V8): what is asked of the vault-broker, and what it tells of each token's life; never a token."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from sluice_contracts.limits import SEALED_MAX_CHARACTERS
+from sluice_contracts.messages.base import Identifier, Message, Milliseconds, Ordinal, Problem, Summary, Value, message
+
+Accessor = Annotated[
+    Identifier, Field(description="Vault's name of a token: it can be looked up and revoked by it, but not used.")
+]
+RevocationReason = Literal[
+    "agent_ended",
+    "attempt_superseded",
+    "pipeline_ended",
+    "manual",
+    "error_budget_exceeded",
+    "api_call_budget_exceeded",
+    "policy_violation",
+    "no_progress",
+    "orphaned",
+    "waiting",
+]
+FULL_REVOCATIONS: tuple[RevocationReason, ...] = (
+    "manual", "error_budget_exceeded", "api_call_budget_exceeded", "policy_violation",
+)  # fmt: skip
+"""Reasons for which a living pipeline loses all its tokens: it is handed off, and fails."""
+
+
+class Grant(Value):
+    """A token, sealed by Vault's transit engine: only the runners of its queue open it, and only as this attempt's."""
+
+    sealed: Annotated[str, StringConstraints(max_length=SEALED_MAX_CHARACTERS)] = Field(
+        description="Vault's ciphertext, `vault:v…`, made with the queue's key. Its context is "
+        "`<pipeline_id>/<agent_id>/<attempt>` in base64."
+    )
+    accessor: Accessor
+    expires_at_ms: Milliseconds = Field(description="Unless it is renewed before.")
+
+
+@message("token.request")
+class TokenRequest(Message):
+    """Asks for a credential: the pipeline's own, or one for an attempt of an agent.
+
+    An attempt's ends those of the agent's earlier attempts.
+    """
+
+    agent_id: Identifier | None = Field(default=None, description="None: the pipeline's own, the root of all others.")
+    attempt: Ordinal | None = None
+    queue: Identifier | None = Field(default=None, description="Whose runners may open it.")
+    parent_agent_id: Identifier | None = Field(default=None, description="None: a child of the pipeline's own.")
+
+
+@message("token.revoke")
+class TokenRevoke(Message):
+    """Ends a credential and all below it: the pipeline's, or an agent's."""
+
+    agent_id: Identifier | None = Field(default=None, description="None: the pipeline's, with all its agents'.")
+    attempt: Ordinal | None = Field(default=None, description="This and every earlier one; None: whichever it is.")
+    reason: RevocationReason = "manual"
+    detail: Summary = ""
+
+
+@message("token.renew")
+class TokenRenew(Message):
+    """Renews all credentials of a pipeline now, and not only when it is their time."""
+
+
+class TokenEvent(Message):
+    """What happened to one credential."""
+
+    agent_id: Identifier | None = Field(default=None, description="None: it is the pipeline's own.")
+    attempt: Ordinal | None = None
+    accessor: Accessor
+    latency_ms: Milliseconds = Field(
+        default=0, description="From when the broker decided it, until Vault had done it; waiting for Vault counts."
+    )
+
+
+@message("token.granted")
+class TokenGranted(TokenEvent):
+    """A credential exists."""
+
+    policies: tuple[Identifier, ...] = ()
+    parent_accessor: Accessor | None = None
+    queue: Identifier | None = None
+    grant: Grant | None = Field(default=None, description="None for the pipeline's own, which nobody else may use.")
+    expires_at_ms: Milliseconds = Field(description="Unless it is renewed before.")
+    ends_at_ms: Milliseconds = Field(description="It can't be renewed beyond this.")
+
+
+@message("token.denied")
+class TokenDenied(Message):
+    """There will be no credential as it was asked for."""
+
+    agent_id: Identifier | None = None
+    attempt: Ordinal | None = None
+    problem: Problem
+
+
+@message("token.renewed")
+class TokenRenewed(TokenEvent):
+    """A credential lives longer."""
+
+    expires_at_ms: Milliseconds
+
+
+@message("token.revoked")
+class TokenRevoked(Message):
+    """Vault has ended these tokens, and refuses whoever still has one."""
+
+    agent_id: Identifier | None = Field(default=None, description="None: all of the pipeline.")
+    attempt: Ordinal | None = None
+    accessors: tuple[Accessor, ...] = Field(max_length=1_000, description="At most a thousand of them are named.")
+    reason: RevocationReason
+    detail: Summary = ""
+    alert_id: str | None = Field(default=None, max_length=255, description="The alert that caused it.")
+    latency_ms: Milliseconds = Field(
+        default=0, description="From when the broker decided it, until Vault had done it; waiting for Vault counts."
+    )
+
+
+@message("token.expired")
+class TokenExpired(TokenEvent):
+    """A credential ended by itself: it could not be renewed in time, or reached its end."""
