@@ -31,8 +31,9 @@ ARTIFACTS = st.builds(
 
 def spawn(**more: object) -> tuple[str, PipelineSpawn]:
     given_: dict[str, object] = {
-        "pipeline_id": "failed", "tenant": "acme", "objective": "Look around.", "cause_id": "cause", "alert_id": "alert",
-        "reason": "error_budget_exceeded", "depth": 1, "report": REPORT, "markdown": MARKDOWN, "artifacts": (), **more,
+        "pipeline_id": "failed", "tenant": "acme", "objective": "Look around.", "cause_id": "cause",
+        "alert_id": "alert", "reason": "error_budget_exceeded", "depth": 1, "report": REPORT, "markdown": MARKDOWN,
+        "artifacts": (), **more,
     }  # fmt: skip
     return diagnosis.diagnostic_spawn(**given_)  # type: ignore[arg-type]
 

@@ -1,8 +1,8 @@
 """Writes down what a partition leaves in `pipeline.state` and `pipeline.journal`, for later releases to read.
 
-`python -m tests.unit.spawner.recording NAME` makes `recorded/NAME.msgpack`, and beside it `NAME.json`: what must come
-back from it, every field by its name. Recordings are histories: one that exists is never made anew. Add another where
-an entity was added, or a field.
+`python -m tests.unit.spawner.recording STORY NAME` makes `recorded/NAME.msgpack` of a story in `STORIES`, and beside it
+`NAME.json`: what must come back from it, every field by its name. Recordings are histories: one that exists is never
+made anew. Add another where an entity was added, or a field.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from sluice_contracts.messages.agent import (
     AgentInputRequested,
     AgentSucceeded,
 )
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Body, Message, Problem
 from sluice_contracts.messages.pipeline import (
     AgentCreated,
+    Diagnosed,
     PipelineAnswer,
     PipelineCancel,
     PipelineSpawn,
     QuestionAsked,
 )
 from sluice_contracts.messages.plan import Plan
+from sluice_contracts.messages.token import Grant, TokenGranted
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.deciding import Entity, LeaseExpired
 from sluice_runtime.memory import MemoryLog
@@ -67,23 +70,24 @@ class Recording(msgspec.Struct, frozen=True):
         return partition
 
 
-def empty_partition() -> Partition:
-    decider = SpawnerDecider(SpawnerPolicy(installation_agents_max=AGENTS_MAX), ROLES)
+def empty_partition(*, credentials: bool = False) -> Partition:
+    decider = SpawnerDecider(SpawnerPolicy(installation_agents_max=AGENTS_MAX, credentials=credentials), ROLES)
     return Partition(0, decider, service="spawner", partition_of=lambda _: 0)
 
 
 class Recorder:
     """One partition, whose own requests and grants are its next inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, credentials: bool = False) -> None:
         self.clock = ManualClock()
         names = topics.concrete_topics(queues=QUEUES, partitions=1)
         self.log = MemoryLog({one.name: 1 for one in names}, self.clock)
-        self.partition = empty_partition()
+        self.partition = empty_partition(credentials=credentials)
         self.state: list[tuple[bytes, bytes | None]] = []
         self.agents: dict[tuple[str, str], str] = {}
         self._count = 0
-        self._read = dict.fromkeys(("pipeline.commands", "admission", *(f"agent.events.{one}" for one in QUEUES)), 0)
+        told = ("pipeline.commands", "admission", "token.events", "alerts", "reports")
+        self._read = dict.fromkeys((*told, *(f"agent.events.{one}" for one in QUEUES)), 0)
         claim = journal.Claim(owner="recorder", now_ms=self.clock.now_ms())
         offset = self.log.append(OutgoingRecord(JOURNAL, None, journal.encode(claim)))
         self.partition.restore_journal(self.log.read(TopicPartition(JOURNAL, 0), offset))
@@ -138,6 +142,14 @@ class Recorder:
         done = AgentSucceeded(**who, summary="done", result=Body(text="x"), artifacts=(artifact,))
         self.runner(pipeline_id, done)
 
+    def grant(self, pipeline_id: str, task_id: str, attempt: int = 1) -> None:
+        agent_id, until_ms = self.agents[pipeline_id, task_id], self.clock.now_ms() + 7_200_000
+        message = TokenGranted(
+            agent_id=agent_id, attempt=attempt, accessor="a1", expires_at_ms=until_ms, ends_at_ms=until_ms,
+            grant=Grant(sealed="vault:v1:x", accessor="a1", expires_at_ms=until_ms),
+        )  # fmt: skip
+        self.say("token.events", pipeline_id, message)
+
     def question(self) -> str:
         events = [codec.decode(one).data for one in self.log.read(TopicPartition("pipeline.events", 0), 0)]
         return [one.question_id for one in events if isinstance(one, QuestionAsked)][-1]
@@ -151,6 +163,35 @@ class Recorder:
     def recording(self) -> Recording:
         records = self.log.read(TopicPartition(JOURNAL, 0), 0)
         return Recording(self.state, [(one.offset, one.value or b"") for one in records])
+
+
+def record_credentials() -> Recording:
+    """A pipeline that waits for grants; one that gave its attempt up, and is throttled; one that was revoked."""
+    story = Recorder(credentials=True)
+    diagnosed = Diagnosed(pipeline_id="another", depth=1)
+    story.say("pipeline.commands", "waits", PipelineSpawn(plan=plan("a", "b"), diagnosed=diagnosed))
+    story.grant("waits", "a")
+    lost = story.who("waits", "a")
+    story.runner("waits", AgentAttemptStarted(**lost))
+    event = CloudEvent("lease", "spawner", "", "waits", 0, LeaseExpired(agent_id=lost["agent_id"], attempt=1))
+    story.decide(Injected(event))
+    story.spawn("idle", plan("a"))
+    story.grant("idle", "a")
+    asks = story.who("idle", "a")
+    story.runner("idle", AgentAttemptStarted(**asks))
+    story.runner("idle", AgentInputRequested(**asks, request_id="q", question="which?", timeout_s=86_400))
+    story.checkpoint()
+    story.clock.advance(SpawnerPolicy().token_wait_s * 1_000)
+    story.decide()
+    alert = AlertRaised(
+        condition="api_call_budget_exceeded", action="throttle", observed=101, limit=100, window_ms=60_000,
+        breached_at_ms=story.clock.now_ms(), detail="101 calls within 60 s; 100 are allowed",
+    )  # fmt: skip
+    story.say("alerts", "idle", alert)
+    story.spawn("revoked", plan("a"))
+    story.grant("revoked", "a")
+    story.say("alerts", "revoked", alert.model_copy(update={"action": "revoke_pipeline"}))
+    return story.recording()
 
 
 def record() -> Recording:
@@ -219,15 +260,18 @@ def told(partition: Partition) -> dict[str, Any]:
     }
 
 
-def main(name: str) -> None:
+STORIES = {"all": record, "credentials": record_credentials}
+
+
+def main(story: str, name: str) -> None:
     path = FOLDER / f"{name}.msgpack"
     if path.exists():
         raise SystemExit(f"{path} exists: a recording is never made anew; choose another name")
-    recording = record()
+    recording = STORIES[story]()
     path.write_bytes(msgspec.msgpack.encode(recording))
     text = json.dumps(told(recording.restored()), indent=1, ensure_ascii=False)
     path.with_suffix(".json").write_text(f"{text}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -29,6 +29,8 @@ from tests.unit.spawner.world import PIPELINE, ROLES, START_MS, TERMINAL, World,
 POLICY = SpawnerPolicy(
     spawn_attempts_max=3, lost_attempts_max=4, questions_per_pipeline_max=5, installation_agents_max=3
 )
+GUARDED = replace(POLICY, credentials=True, token_wait_s=5)
+"""The same with credentials and error budgets."""
 AFTERWARDS = (AgentAttemptRefused, AgentStop, PipelineRefused)
 STEPS_MAX = 60  # below the number of refusals that are remembered, so that every redelivery is known
 
@@ -48,13 +50,14 @@ class Story:
 
     def __init__(self, choose: random.Random) -> None:
         self.choose = choose
-        self.world = World(POLICY)
+        self.policy = choose.choice([POLICY, GUARDED])
+        self.world = World(self.policy)
         self.held: list[Held] = []
         self.turns: dict[str, int] = {}
 
     def play(self, steps: int) -> None:
         while isinstance(self.world.spawn(self._plan())[0], PipelineRefused):
-            self.world = World(POLICY)  # the plan could not run: its conditions contradicted each other
+            self.world = World(self.policy)  # the plan could not run: its conditions contradicted each other
         for _ in range(steps):
             self._step()
             self.check()
@@ -68,7 +71,11 @@ class Story:
             edges = [
                 {"task": s, "on": choose.choice(["succeeded", "succeeded", "failed", "finished"])} for s in sources
             ]
-            tasks.append({"id": name, "dependencies": edges, "retries": choose.randint(0, 2), "timeout_s": 120})
+            constraints = ["no-secrets"] if choose.random() < 0.2 else []
+            retries = choose.randint(0, 2)
+            tasks.append(
+                {"id": name, "dependencies": edges, "retries": retries, "timeout_s": 120, "constraints": constraints}
+            )
         return plan(
             *tasks,
             on_failure=choose.choice(["fail_fast", "carry_on"]),
@@ -79,9 +86,14 @@ class Story:
     def _step(self) -> None:
         choose, world = self.choose, self.world
         kind = choose.choices(
-            ["take", "speak", "again", "lose", "wait", "answer", "tick", "cancel"], [20, 50, 15, 6, 5, 8, 2, 1]
+            ["grant", "gate", "take", "speak", "again", "lose", "wait", "answer", "tick", "cancel"],
+            [20, 3, 20, 50, 15, 6, 5, 8, 2, 1],
         )[0]
-        if kind == "take" and (runs := world.all(AgentRun)):
+        if kind == "grant" and (awaited := self.awaited()):
+            world.grant(choose.choice(awaited))
+        elif kind == "gate" and self.policy.credentials and (runs := world.all(AgentRun)):
+            self._close_the_gate(choose.choice(runs[-3:]))
+        elif kind == "take" and (runs := world.all(AgentRun)):
             run = choose.choice(runs[-3:])
             held = Held(run.task.id, run.attempt, choose.choice(["r1", "r2"]), run.turn)
             self.held.append(held)
@@ -101,6 +113,52 @@ class Story:
             world.tick()
         elif kind == "cancel":
             world.cancel()
+
+    def awaited(self) -> list[str]:
+        """The tasks whose next attempt waits for its grant."""
+        agents = [entity for entity in self.world.state.values() if isinstance(entity, AgentEntity)]
+        return [agent.task_id for agent in agents if agent.awaits_grant and not agent.ended]
+
+    def _close_the_gate(self, run: AgentRun) -> None:
+        """What vault-broker, monitor and api may say, in any order, of an attempt that is or is not the current one."""
+        choose, world, task, attempt = self.choose, self.world, run.task.id, run.attempt
+        if f"{PIPELINE}/agent/{run.agent_id}" not in world.state:
+            return
+        kind = choose.choices(
+            ["expire", "revoke", "stuck", "throttle", "deny", "refuse", "stale grant", "alert", "revoke all", "report"],
+            [3, 2, 2, 2, 1, 1, 2, 1, 1, 1],
+        )[0]
+        if kind == "expire":
+            world.expire(task, attempt=attempt)
+        elif kind == "revoke":
+            world.revoke(task, attempt=attempt)
+        elif kind == "stuck":
+            world.alert("revoke_agent", "no_progress", task, attempt=attempt)
+        elif kind == "throttle":
+            world.alert("throttle", "api_call_budget_exceeded")
+        elif kind in ("deny", "refuse") and (awaited := self.awaited()):
+            world.deny(choose.choice(awaited), "credentials_revoked" if kind == "refuse" else "unknown_queue")
+        elif kind == "stale grant":
+            world.grant(task, attempt=attempt)
+        elif kind == "alert":
+            world.alert("revoke_pipeline", "error_budget_exceeded")
+        elif kind == "revoke all":
+            world.revoke(reason="policy_violation")
+        elif kind == "report":
+            world.report(cause=choose.choice(["revocation", "demand"]))
+
+    def settle(self) -> None:
+        """The others do their part, and time passes: the pipeline must end."""
+        for _ in range(1_000):
+            for task_id in self.awaited():
+                self.world.grant(task_id)
+            pipeline = self.world.state.get(f"{PIPELINE}/pipeline")
+            if not isinstance(pipeline, PipelineEntity):
+                break
+            if pipeline.revoked is not None:
+                self.world.report(pipeline.revoked)
+            self.world.wait(11)
+        self.world.wait(10 * 86_400)
 
     def _speak(self, held: Held) -> None:
         choose, world = self.choose, self.world
@@ -137,7 +195,9 @@ class Story:
         if isinstance(pipeline, PipelineEntity) and isinstance(plan_, PlanEntity):
             alive = [agent for agent in agents.values() if not agent.ended]
             assert pipeline.alive == len(alive) <= pipeline.slots_granted <= pipeline.slots_wanted <= plan_.max_agents
-            ready = [key for key, entity in state.items() if isinstance(entity, TaskEntity) and _is_ready(entity)]
+            begun = {agent.task_id for agent in agents.values()}
+            tasks_ = {key.rpartition("/")[2]: one for key, one in state.items() if isinstance(one, TaskEntity)}
+            ready = [name for name, task in tasks_.items() if _is_ready(task) and name not in begun]
             assert pipeline.ready == len(ready)
             assert pipeline.slots_wanted == min(plan_.max_agents, pipeline.alive + pipeline.ready)
             claim = state[f"installation/claim/{PIPELINE}"]
@@ -152,7 +212,7 @@ class Story:
         self._check_timers(agents)
 
     def _check_said(self) -> None:
-        said = [output.event for output in self.world.said]
+        said = [output.event for output in self.world.said if output.topic != "pipeline.commands"]
         assert len({event.id for event in said}) == len(said)
         assert [event.sequence for event in said] == list(range(START_MS, START_MS + len(said)))
         ends = [index for index, event in enumerate(said) if isinstance(event.data, TERMINAL)]
@@ -167,12 +227,21 @@ class Story:
             agent_id = key.rpartition("/")[2]
             if not agent.ended:
                 expected |= {f"question:{question_id}" for question_id in agent.pending}
-                expected |= set() if agent.pending else {f"task:{agent_id}"}
-                expected |= {f"spawn:{agent_id}"} if agent.runner_id is None else set()
+                if not agent.awaits_grant:
+                    expected |= set() if agent.pending else {f"task:{agent_id}"}
+                    expected |= {f"spawn:{agent_id}"} if agent.runner_id is None and not agent.idle else set()
         if f"{PIPELINE}/finished" in self.world.state:
             expected = {"retention"}
         waits = {"waiting"} if self.world.pool.first else set()
-        assert {timer.name for timer in self.world.timers()} == expected | waits
+        timers = {timer.name for timer in self.world.timers() if not timer.name.startswith("wait:")}
+        for timer in self.world.timers():
+            if timer.name.startswith("wait:"):
+                assert agents[f"{PIPELINE}/agent/{timer.name[5:]}"].pending
+        pipeline = self.world.state.get(f"{PIPELINE}/pipeline")
+        if isinstance(pipeline, PipelineEntity) and pipeline.revoked is not None:
+            assert timers <= expected | waits  # they fire, and change nothing
+        else:
+            assert timers == expected | waits
 
 
 def _is_ready(task: TaskEntity) -> bool:
@@ -183,10 +252,10 @@ def _is_ready(task: TaskEntity) -> bool:
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.integers(0, STEPS_MAX))
 def test_every_story_keeps_the_laws_and_ends_once(seed: int, steps: int) -> None:
-    """Losses, zombies, redelivery, two runners on one attempt; then silence: timers alone must bring the end."""
+    """Losses, zombies, redelivery, two runners on one attempt, closed gates; then no runner speaks: it must end."""
     story = Story(random.Random(seed))
     story.play(steps)
-    story.world.wait(10 * 86_400)
+    story.settle()
     story._check_said()
     story.world.terminal()
     assert story.world.kept() == {}
@@ -202,13 +271,13 @@ def test_state_is_the_fold_of_the_facts(seed: int, steps: int) -> None:
     decided: dict[str, Entity] = {}
     folded: dict[str, Entity] = {}
     for event, now_ms, decision in story.world.heard:
-        builder = DecisionBuilder(decided, event, now_ms, POLICY, ROLES)
+        builder = DecisionBuilder(decided, event, now_ms, story.policy, ROLES)
         HANDLERS[type(event.data)](builder, event.data)
         assert builder.decision() == decision
         _apply(decided, builder.view.deltas)
         for fact in builder.facts:
             view = View(folded, event.subject)
-            evolve(view, fact, POLICY)
+            evolve(view, fact, story.policy)
             _apply(folded, view.deltas)
     assert folded == decided == story.world.state
 
@@ -233,6 +302,8 @@ def test_every_answer_reaches_the_attempt_that_counts(seed: int) -> None:
         if isinstance(agent, AgentEntity) and not agent.ended:
             agent_id = key.rpartition("/")[2]
             said = [message.event.data for message in world.said]
+            if agent.attempt == 0:
+                continue  # it waits for its first grant
             since = max(
                 n for n, message in enumerate(said) if isinstance(message, AgentRun) and message.agent_id == agent_id
             )

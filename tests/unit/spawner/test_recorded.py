@@ -27,7 +27,7 @@ def test_a_recorded_history_restores_to_the_state_that_it_left(path: Path) -> No
 
 
 def test_every_field_that_is_kept_stands_in_a_recording() -> None:
-    """A new entity or field needs a new recording: `python -m tests.unit.spawner.recording NAME`."""
+    """A new entity or field needs a new recording: `python -m tests.unit.spawner.recording STORY NAME`."""
     seen: set[str] = set()
     for path in RECORDED:
         for entity in json.loads(path.with_suffix(".json").read_text())["state"].values():

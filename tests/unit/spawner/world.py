@@ -25,6 +25,7 @@ from sluice_contracts.messages.agent import (
     AgentSucceeded,
     AgentTurnFinished,
 )
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import ArtifactRef, Body, Message, Problem, Usage
 from sluice_contracts.messages.pipeline import (
     AgentCreated,
@@ -37,6 +38,8 @@ from sluice_contracts.messages.pipeline import (
     PipelineTick,
 )
 from sluice_contracts.messages.plan import Plan
+from sluice_contracts.messages.report import HandoffReported
+from sluice_contracts.messages.token import Grant, TokenDenied, TokenExpired, TokenGranted, TokenRevoked
 from sluice_runtime.deciding import Decision, Entity, LeaseExpired, Output, Timer, TimerDue
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.state import AgentEntity, PoolEntity, RefusalsEntity
@@ -231,6 +234,60 @@ class World:
         self.start(task_id)
         self.turn(task_id, self.agent(task_id).turn + 1)
         return self.succeed(task_id, summary)
+
+    # The vault-broker, the monitor, the api
+
+    def grant(self, task_id: str, *, attempt: int | None = None, **more: Any) -> list[Message]:
+        """The vault-broker gives what was asked for: for an attempt, or the latest one."""
+        agent_id = self.agent_id(task_id)
+        attempt = self.agent(task_id).requested if attempt is None else attempt
+        accessor = ids.derived_id("accessor", agent_id, attempt)
+        end_ms = self.now_ms + 7_200_000
+        message = TokenGranted(
+            agent_id=agent_id, attempt=attempt, accessor=accessor, expires_at_ms=end_ms, ends_at_ms=end_ms,
+            grant=Grant(sealed=f"vault:v1:{accessor}", accessor=accessor, expires_at_ms=end_ms),
+        )  # fmt: skip
+        return self.say(message, **more)
+
+    def deny(self, task_id: str, code: str = "unknown_queue", **more: Any) -> list[Message]:
+        problem = Problem(code=code, detail="there is no such key")
+        agent = self.agent(task_id)
+        message = TokenDenied(agent_id=self.agent_id(task_id), attempt=agent.requested, problem=problem)
+        return self.say(message, **more)
+
+    def expire(self, task_id: str, *, attempt: int | None = None) -> list[Message]:
+        attempt = self.agent(task_id).attempt if attempt is None else attempt
+        return self.say(TokenExpired(agent_id=self.agent_id(task_id), attempt=attempt, accessor="a"))
+
+    def revoke(
+        self, task_id: str | None = None, *, attempt: int | None = None, reason: Any = "manual"
+    ) -> list[Message]:
+        """Vault has ended an attempt's token, or all of the pipeline's."""
+        if task_id is None:
+            return self.say(TokenRevoked(accessors=("r",), reason=reason))
+        attempt = self.agent(task_id).attempt if attempt is None else attempt
+        message = TokenRevoked(agent_id=self.agent_id(task_id), attempt=attempt, accessors=("a",), reason=reason)
+        return self.say(message)
+
+    def alert(
+        self, action: Any, condition: Any, task_id: str | None = None, *, attempt: int | None = None
+    ) -> list[Message]:
+        about: dict[str, Any] = {}
+        if task_id is not None:
+            attempt = self.agent(task_id).attempt if attempt is None else attempt
+            about = {"agent_id": self.agent_id(task_id), "attempt": attempt}
+        message = AlertRaised(
+            condition=condition, action=action, observed=101, limit=100, window_ms=60_000, breached_at_ms=self.now_ms,
+            detail="too many", **about,
+        )  # fmt: skip
+        return self.say(message)
+
+    def report(self, reason: str = "error_budget_exceeded", cause: Any = "revocation", **more: Any) -> list[Message]:
+        message = HandoffReported(
+            cause=cause, cause_id="revoked-1", reason=reason, summary="6 errors within 60 s",
+            report=reference("report"), markdown=reference("markdown"),
+        )  # fmt: skip
+        return self.say(message, **more)
 
     # Slots
 

@@ -171,7 +171,7 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
 
     roles = ",".join(map(str, settings.roles_directories))
     return [
-        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
+        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles, credentials="none"),
         service(
             RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
             roles_directories=roles,

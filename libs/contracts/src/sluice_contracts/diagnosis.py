@@ -21,8 +21,8 @@ EVIDENCE_FOLDER = "evidence"
 
 EVIDENCE_MAX_COUNT = 32
 EVIDENCE_MAX_BYTES = 64 * 1024 * 1024
-"""What the failed pipeline has left, as far as it is laid in, in its order: 32 references are some 8 KiB of a task, which
-may have 36, and a workspace may have 256 MiB."""
+"""What the failed pipeline has left, as far as it is laid in, in its order: 32 references are some 8 KiB of a task,
+which may have 36, and a workspace may have 256 MiB."""
 
 OBJECTIVE_SHOWN_CHARACTERS = 2_000
 """Of the failed pipeline's objective; the report has more of it."""

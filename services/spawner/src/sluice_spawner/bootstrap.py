@@ -28,7 +28,8 @@ class Spawner:
         decider = SpawnerDecider(settings.policy(), RoleCatalogue(queue_of=queue_of, queues=frozenset(settings.queues)))
         self._leases = LeaseWatch(clock, lease_ms=settings.lease_ms)
         said = [topics.AGENT_EVENTS.for_queue(queue) for queue in settings.queues]
-        inputs = [topics.PIPELINE_COMMANDS.name, topics.ADMISSION.name, *said]
+        told = [topics.TOKEN_EVENTS.name, topics.ALERTS.name, topics.REPORTS.name]
+        inputs = [topics.PIPELINE_COMMANDS.name, topics.ADMISSION.name, *told, *said]
 
         def make_partition(number: int, partition_of: Callable[[bytes], int]) -> Partition:
             return Partition(

@@ -7,11 +7,11 @@ from typing import Any
 
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import admission as messages
-from sluice_contracts.messages import agent, pipeline
+from sluice_contracts.messages import agent, alert, pipeline, report, token
 from sluice_contracts.messages.base import Message
 from sluice_runtime import deciding
 from sluice_runtime.deciding import Decision, State
-from sluice_spawner.domain import admission, attempts, pipelines, questions
+from sluice_spawner.domain import admission, attempts, breaches, credentials, pipelines, questions
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.state import ENTITY_TYPE
@@ -67,6 +67,14 @@ HANDLERS: dict[type[Message], Handler] = {
     agent.AgentSucceeded: attempts.succeeded,
     agent.AgentFailed: attempts.failed,
     agent.AgentInputRequested: questions.input_requested,
+    agent.AgentGrantOpened: credentials.opened,
+    token.TokenGranted: credentials.granted,
+    token.TokenDenied: credentials.denied,
+    token.TokenRenewed: credentials.renewed,
+    token.TokenRevoked: credentials.revoked,
+    token.TokenExpired: credentials.expired,
+    alert.AlertRaised: breaches.alert_raised,
+    report.HandoffReported: breaches.reported,
     messages.AdmissionRequested: admission.requested,
     messages.AdmissionGranted: admission.granted,
     deciding.LeaseExpired: attempts.lease_expired,

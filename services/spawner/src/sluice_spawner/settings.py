@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sluice_contracts.limits import UNTAKEN_MAX_S
@@ -46,6 +48,19 @@ class SpawnerSettings(ServiceSettings):
         default=_DEFAULTS.installation_agents_max, ge=1, le=100_000,
         description="Agents that live at once in the installation; the same for all instances.",
     )  # fmt: skip
+    credentials: Literal["vault", "none"] = Field(
+        default="vault",
+        description="`vault`: no task starts without its grant, and broken error budgets end pipelines. `none`: an "
+        "installation without Vault; every task runs as with `no-secrets`. The same for all instances.",
+    )
+    token_wait_s: int = Field(
+        default=_DEFAULTS.token_wait_s, ge=1, le=86_400,
+        description="An agent that waits for a person for longer gives its credential up, and gets another afterwards.",
+    )  # fmt: skip
+    diagnostic_depth_max: int = Field(
+        default=_DEFAULTS.diagnostic_depth_max, ge=0, le=2,
+        description="0: no diagnostic follows a broken budget; 1: one does; 2: and one of a diagnostic.",
+    )  # fmt: skip
     finished_retention_s: int = Field(
         default=_DEFAULTS.finished_retention_s,
         ge=60,
@@ -66,5 +81,8 @@ class SpawnerSettings(ServiceSettings):
             lost_attempts_max=self.lost_attempts_max,
             questions_per_pipeline_max=self.questions_per_pipeline_max,
             installation_agents_max=self.max_agents,
+            credentials=self.credentials == "vault",
+            token_wait_s=self.token_wait_s,
+            diagnostic_depth_max=self.diagnostic_depth_max,
             finished_retention_s=self.finished_retention_s,
         )

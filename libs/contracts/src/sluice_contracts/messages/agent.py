@@ -55,6 +55,9 @@ class AgentRun(Message):
     grant: Grant | None = Field(
         default=None, description="The attempt's credential; None where the task may have none (`no-secrets`)."
     )
+    api_calls_per_minute: Ordinal | None = Field(
+        default=None, description="Where the pipeline is throttled: what this agent may make."
+    )
 
 
 @message("agent.stop")

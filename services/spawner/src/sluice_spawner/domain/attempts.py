@@ -19,7 +19,7 @@ from sluice_spawner.domain.state import AgentEntity, AttemptRecord
 def started(builder: DecisionBuilder, message: AgentAttemptStarted) -> None:
     """The first runner in the order of the log holds the attempt. What was answered meanwhile, it is sent now."""
     agent = builder.view.find_agent(message.agent_id)
-    if agent is not None and not agent.ended and agent.runner_id is None and agent.attempt == message.attempt:
+    if agent is not None and agent.offered(message.attempt) and builder.view.pipeline().revoked is None:
         builder.accept(message)
         builder.publish(
             TaskStarted(
@@ -45,7 +45,7 @@ def turn_finished(builder: DecisionBuilder, message: AgentTurnFinished) -> None:
     elif message.turn != agent.turn + 1:
         if not _repeated(agent, message):
             fencing.refuse(builder, message)
-            _lose(builder, message.agent_id, _disagreement(agent, message))
+            lose(builder, message.agent_id, _disagreement(agent, message))
     elif message.turn > builder.view.plan().max_iterations:
         fencing.refuse(builder, message)
         tasks.stop_and_fail(builder, message.agent_id, _beyond(builder, agent, message).problem())
@@ -112,7 +112,7 @@ def lease_expired(builder: DecisionBuilder, message: LeaseExpired) -> None:
             f"the runner lives",
             code="lease_expired",
         )
-        _lose(builder, message.agent_id, lost)
+        lose(builder, message.agent_id, lost)
 
 
 def untaken(builder: DecisionBuilder, agent_id: str) -> None:
@@ -124,7 +124,7 @@ def untaken(builder: DecisionBuilder, agent_id: str) -> None:
         f"{policy.spawn_timeout_s} s; see whether a runner of the queue lives and has free slots",
         limit=f"spawn_timeout_s: {policy.spawn_timeout_s} s",
     )
-    _lose(builder, agent_id, untaken_)
+    lose(builder, agent_id, untaken_)
 
 
 def overdue(builder: DecisionBuilder, agent_id: str) -> None:
@@ -138,7 +138,7 @@ def overdue(builder: DecisionBuilder, agent_id: str) -> None:
     tasks.stop_and_fail(builder, agent_id, late.problem())
 
 
-def _lose(builder: DecisionBuilder, agent_id: str, why: SpawnerError) -> None:
+def lose(builder: DecisionBuilder, agent_id: str, why: SpawnerError) -> None:
     """Gives the current attempt up and goes on with the next, from the last finished turn.
 
     It is not the task's fault, so no retry is used up; but neither may it go on for ever.

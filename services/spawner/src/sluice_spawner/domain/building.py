@@ -6,13 +6,15 @@ from sluice_contracts import ids, topics
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
-from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, AgentThrottle
 from sluice_contracts.messages.base import Message, Problem
-from sluice_contracts.messages.pipeline import PipelineRefused, PipelineSpawned
+from sluice_contracts.messages.pipeline import PipelineRefused, PipelineSpawn, PipelineSpawned
+from sluice_contracts.messages.signal import WatchChanged
+from sluice_contracts.messages.token import TokenRequest, TokenRevoke
 from sluice_runtime.deciding import Decision, Output, State
 from sluice_runtime.tracing import child_of, root
 from sluice_spawner.domain.evolving import evolve
-from sluice_spawner.domain.facts import Fact, InputRefused, SlotsGranted
+from sluice_spawner.domain.facts import Fact, GrantAwaited, InputRefused, SlotsGranted
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.view import View
 
@@ -63,9 +65,25 @@ class DecisionBuilder:
         self.attempts += 1
         self._emit(topics.AGENT_TASKS.for_queue(queue), message.agent_id, message)
 
-    def tell(self, queue: str, message: AgentStop | AgentAnswer) -> None:
+    def tell(self, queue: str, message: AgentStop | AgentAnswer | AgentThrottle) -> None:
         """Emits a message to a running agent."""
         self._emit(topics.AGENT_INBOX.for_queue(queue), message.agent_id, message)
+
+    def ask_broker(self, message: TokenRequest | TokenRevoke, reason: str = "") -> None:
+        """Asks the vault-broker for a credential, or to end some. `reason` is kept for the attempt that waits."""
+        self._emit(topics.TOKEN_COMMANDS.name, self.pipeline_id, message)
+        if isinstance(message, TokenRequest) and message.agent_id is not None:
+            assert message.attempt is not None
+            self.accept(GrantAwaited(agent_id=message.agent_id, attempt=message.attempt, reason=reason))
+
+    def signal(self, message: WatchChanged) -> None:
+        """Tells the monitor."""
+        self._emit(topics.SIGNALS.name, self.pipeline_id, message)
+
+    def spawn(self, pipeline_id: str, message: PipelineSpawn) -> None:
+        """Commands another pipeline of the same tenant. It has no sequence: that would be this pipeline's."""
+        tenant, _, traceparent = self._pipeline_context()
+        self._append(topics.PIPELINE_COMMANDS.name, pipeline_id, message, 0, (tenant, None, traceparent), pipeline_id)
 
     def request(self, message: AdmissionRequested) -> None:
         """Asks the installation for slots. It has no sequence: that would be the pipeline's, under the key of all."""

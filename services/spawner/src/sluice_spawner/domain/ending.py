@@ -16,7 +16,7 @@ from sluice_contracts.messages.pipeline import (
     TaskCancelled,
     TaskSkipped,
 )
-from sluice_spawner.domain import slots
+from sluice_spawner.domain import grants, slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.outcomes import bounded, outcome_of
 from sluice_spawner.domain.policy import REPORT_MAX_BYTES
@@ -37,11 +37,11 @@ def conclude(builder: DecisionBuilder) -> None:
     _finish(builder, PipelineCompleted, f"{pipeline.succeeded} of {count} tasks succeeded", None)
 
 
-def fail(builder: DecisionBuilder, reason: str) -> None:
-    """Ends the pipeline as FAILED, with the first problem of a task."""
+def fail(builder: DecisionBuilder, reason: str, problem: Problem | None = None) -> None:
+    """Ends the pipeline as FAILED: with this problem, or with the first one of a task."""
     fault = builder.view.pipeline().fault
     _stop_tasks(builder, "the pipeline failed")
-    _finish(builder, PipelineFailed, reason, None if fault is None else fault.problem())
+    _finish(builder, PipelineFailed, reason, fault.problem() if problem is None and fault is not None else problem)
 
 
 def cancel(builder: DecisionBuilder, reason: str) -> None:
@@ -53,24 +53,29 @@ def cancel(builder: DecisionBuilder, reason: str) -> None:
 def stop_agent(builder: DecisionBuilder, agent_id: str, reason: str) -> None:
     """Tells an agent's current attempt to end, wherever it is: nothing that it still says counts."""
     agent = builder.view.agent(agent_id)
-    builder.tell(agent.queue, AgentStop(agent_id=agent_id, attempt=agent.attempt, reason=reason))
+    if agent.attempt > 0:  # it may still wait for its first grant
+        builder.tell(agent.queue, AgentStop(agent_id=agent_id, attempt=agent.attempt, reason=reason))
 
 
 def change_agent(builder: DecisionBuilder, agent_id: str, state: AgentState, reason: str) -> None:
-    """Shows an agent in another state, if it is another."""
+    """Shows an agent in another state, if it is another. Of a busy one, and of no other, progress is expected."""
     current = builder.view.agent(agent_id).state
     if current != state:
         builder.publish(AgentStateChanged(agent_id=agent_id, from_state=current, to_state=state, reason=reason))
+        if "BUSY" in (current, state):
+            grants.watch(builder, agent_id, state == "BUSY")
 
 
 def _stop_tasks(builder: DecisionBuilder, reason: str) -> None:
     view = builder.view
     for task_id in view.plan().task_ids:
         task = view.task(task_id)
-        if task.status == "pending":
+        agent_id = view.agent_id(task_id)
+        if task.ended:
+            continue
+        if view.find_agent(agent_id) is None:
             builder.publish(TaskSkipped(task_id=task_id, reason=reason))
-        elif not task.ended:
-            agent_id = view.agent_id(task_id)
+        else:
             stop_agent(builder, agent_id, reason)
             change_agent(builder, agent_id, "TERMINATED", reason)
             builder.publish(TaskCancelled(task_id=task_id, reason=reason))
@@ -78,6 +83,7 @@ def _stop_tasks(builder: DecisionBuilder, reason: str) -> None:
 
 def _finish(builder: DecisionBuilder, terminal: type[Any], reason: str, problem: Problem | None) -> None:
     slots.release(builder)
+    grants.release_all(builder)
     pipeline, plan = builder.view.pipeline(), builder.view.plan()
     builder.publish(
         terminal(

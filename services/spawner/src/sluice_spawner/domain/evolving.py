@@ -12,7 +12,7 @@ from sluice_contracts.messages.base import Message, PipelineState
 from sluice_spawner.domain import evolving_admission, evolving_agents, facts
 from sluice_spawner.domain.facts import Fact
 from sluice_spawner.domain.planning import nodes_of, spec_json
-from sluice_spawner.domain.policy import REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
+from sluice_spawner.domain.policy import NO_SECRETS, REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
 from sluice_spawner.domain.state import (
     Artifact,
     Fault,
@@ -74,6 +74,8 @@ def _spawned(view: View, message: pipeline.PipelineSpawned, fact: Fact, policy: 
         unattended=plan.unattended,
         inputs=tuple(Artifact.of(ref) for ref in plan.inputs),
         traceparent=fact.traceparent,
+        credentials=policy.credentials,
+        diagnosis_depth=0 if message.diagnosed is None else message.diagnosed.depth,
     )
     view.put_plan(entity)
     view.put_pipeline(PipelineEntity(created_at_ms=fact.time_ms, unfinished=len(nodes), request_number=fact.time_ms))
@@ -86,6 +88,7 @@ def _spawned(view: View, message: pipeline.PipelineSpawned, fact: Fact, policy: 
             spec=spec_json(plan, task),
             incoming=incoming,
             outgoing=outgoing[node.name],
+            needs_grant=policy.credentials and NO_SECRETS not in task.constraints,
         )
         view.put_spec(node.name, spec)
         waits_for = len(dict.fromkeys(node.incoming))
@@ -158,6 +161,14 @@ def _deferred(view: View, message: facts.StartsDeferred, fact: Fact, policy: Spa
     view.set_timer(facts.ADVANCE_TIMER, fact.time_ms, entity.deferrals, view.plan().tenant)
 
 
+def _credentials_lost(view: View, message: facts.CredentialsLost, fact: Fact, policy: SpawnerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), revoked=message.reason, alert_id=message.alert_id))
+
+
+def _calls_throttled(view: View, message: facts.CallsThrottled, fact: Fact, policy: SpawnerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), api_calls_per_minute=message.api_calls_per_minute))
+
+
 def _timer_done(view: View, message: facts.DeadlinePassed, fact: Fact, policy: SpawnerPolicy) -> None:
     view.delete_timer(message.name)
 
@@ -165,8 +176,12 @@ def _timer_done(view: View, message: facts.DeadlinePassed, fact: Fact, policy: S
 # Tasks
 
 
-def _assigned(view: View, message: pipeline.TaskAssigned, fact: Fact, policy: SpawnerPolicy) -> None:
+def _agent_created(view: View, message: pipeline.AgentCreated, fact: Fact, policy: SpawnerPolicy) -> None:
     _dequeue(view, message.task_id)
+    evolving_agents.created(view, message, fact, policy)
+
+
+def _assigned(view: View, message: pipeline.TaskAssigned, fact: Fact, policy: SpawnerPolicy) -> None:
     view.put_task(message.task_id, replace(view.task(message.task_id), status="assigned"))
 
 
@@ -260,7 +275,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     pipeline.TaskFailed: _failed,
     pipeline.TaskSkipped: _skipped,
     pipeline.TaskCancelled: _cancelled,
-    pipeline.AgentCreated: evolving_agents.created,
+    pipeline.AgentCreated: _agent_created,
     pipeline.AgentStateChanged: evolving_agents.state_changed,
     pipeline.AgentAttemptLost: evolving_agents.attempt_lost,
     pipeline.QuestionAsked: evolving_agents.asked,
@@ -277,6 +292,11 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.DeadlinePassed: _timer_done,
     facts.InputRefused: _refused,
     facts.RetentionEnded: _forgotten,
+    facts.CredentialsLost: _credentials_lost,
+    facts.CallsThrottled: _calls_throttled,
+    facts.GrantAwaited: evolving_agents.grant_awaited,
+    facts.AgentSuspended: evolving_agents.suspended,
+    facts.GrantGivenUp: evolving_agents.given_up,
     admission.AdmissionRequested: evolving_admission.requested,
     admission.AdmissionGranted: evolving_admission.granted,
     facts.SlotsClaimed: evolving_admission.slots_claimed,

@@ -13,12 +13,16 @@ from sluice_contracts.messages.pipeline import (
     QuestionAsked,
 )
 from sluice_spawner.domain.facts import (
+    AgentSuspended,
     Fact,
+    GrantAwaited,
+    GrantGivenUp,
     QuestionDeclined,
     question_id_of,
     question_timer,
     spawn_timer,
     task_timer,
+    wait_timer,
 )
 from sluice_spawner.domain.policy import SpawnerPolicy
 from sluice_spawner.domain.state import (
@@ -54,6 +58,8 @@ def run(view: View, message: agent.AgentRun, fact: Fact, policy: SpawnerPolicy) 
     entity = replace(
         entity,
         attempt=message.attempt,
+        requested=message.attempt if message.grant is not None else entity.requested,
+        idle=False,
         runner_id=None,
         turns_before=entity.turn,
         answers=tuple(_sent(kept, message.attempt) for kept in entity.answers),
@@ -64,6 +70,28 @@ def run(view: View, message: agent.AgentRun, fact: Fact, policy: SpawnerPolicy) 
     view.set_timer(spawn_timer(message.agent_id), due_at_ms, message.attempt, fact.tenant)
     if first:
         view.set_timer(task_timer(message.agent_id), entity.deadline_at_ms, 0, fact.tenant)
+    else:
+        _let_time_run(view, message.agent_id, fact)
+
+
+def grant_awaited(view: View, message: GrantAwaited, fact: Fact, policy: SpawnerPolicy) -> None:
+    """The next attempt waits for its grant; the task's deadline stands still."""
+    entity = view.agent(message.agent_id)
+    entity = replace(entity, requested=message.attempt, request_reason=message.reason, idle=False)
+    view.put_agent(message.agent_id, entity)
+    if entity.attempt > 0:
+        _let_time_stand(view, message.agent_id, fact)
+
+
+def given_up(view: View, message: GrantGivenUp, fact: Fact, policy: SpawnerPolicy) -> None:
+    """The attempt is over, and none follows before the answer that is waited for."""
+    _close(view, message.agent_id, "stopped")
+    view.put_agent(message.agent_id, replace(view.agent(message.agent_id), idle=True))
+
+
+def suspended(view: View, message: AgentSuspended, fact: Fact, policy: SpawnerPolicy) -> None:
+    """The current attempt is over: whoever had it was told to stop."""
+    _close(view, message.agent_id, "stopped")
 
 
 def started(view: View, message: agent.AgentAttemptStarted, fact: Fact, policy: SpawnerPolicy) -> None:
@@ -115,6 +143,7 @@ def end(view: View, agent_id: str) -> None:
     for question_id in entity.pending:
         _settle(view, question_id, None)
     view.delete_timer(task_timer(agent_id))
+    view.delete_timer(wait_timer(agent_id))
     view.put_agent(agent_id, replace(entity, ended=True, pending=(), answers=(), waiting_since_ms=None))
 
 
@@ -125,6 +154,35 @@ def _close(view: View, agent_id: str, how: AttemptEnd) -> None:
     if entity.runner_id is not None:
         record = AttemptRecord(entity.attempt, entity.runner_id, entity.turns_before, entity.turn, how)
         view.put_agent(agent_id, replace(entity, runner_id=None, records=(*entity.records, record)))
+
+
+def _limit_wait(view: View, agent_id: str, fact: Fact, policy: SpawnerPolicy) -> None:
+    """Whoever has a credential waits with it only so long, from the first question on."""
+    if view.spec(view.agent(agent_id).task_id).needs_grant and view.find_timer(wait_timer(agent_id)) is None:
+        view.set_timer(wait_timer(agent_id), fact.time_ms + policy.token_wait_s * 1_000, 0, fact.tenant)
+
+
+def _let_time_stand(view: View, agent_id: str, fact: Fact) -> None:
+    """The task's deadline stands still while a person, or the grant of its next attempt, is waited for."""
+    entity = view.agent(agent_id)
+    if entity.waiting_since_ms is None:
+        view.delete_timer(task_timer(agent_id))
+        view.put_agent(agent_id, replace(entity, waiting_since_ms=fact.time_ms))
+
+
+def _let_time_run(view: View, agent_id: str, fact: Fact) -> None:
+    """The task's deadline moves on by the time waited, once nothing is waited for."""
+    entity = view.agent(agent_id)
+    if entity.waiting_since_ms is None or entity.pending or entity.awaits_grant or entity.idle:
+        return
+    entity = replace(
+        entity,
+        deadline_at_ms=entity.deadline_at_ms + max(0, fact.time_ms - entity.waiting_since_ms),
+        deadline_generation=entity.deadline_generation + 1,
+        waiting_since_ms=None,
+    )
+    view.put_agent(agent_id, entity)
+    view.set_timer(task_timer(agent_id), entity.deadline_at_ms, entity.deadline_generation, fact.tenant)
 
 
 # Questions
@@ -138,6 +196,8 @@ def input_requested(view: View, message: agent.AgentInputRequested, fact: Fact, 
     question = view.find_question(question_id)
     if question is not None:
         view.put_question(question_id, replace(question, asked_by=(*question.asked_by, fact.cause_id)))
+        if not question.settled:
+            _limit_wait(view, message.agent_id, fact, policy)
         return
     pipeline = view.pipeline()
     question = QuestionEntity(
@@ -154,10 +214,9 @@ def input_requested(view: View, message: agent.AgentInputRequested, fact: Fact, 
 def asked(view: View, message: QuestionAsked, fact: Fact, policy: SpawnerPolicy) -> None:
     """A question waits for its answer; the task's deadline stands still from the first one on."""
     entity = view.agent(message.agent_id)
-    if not entity.pending:
-        view.delete_timer(task_timer(message.agent_id))
-        entity = replace(entity, waiting_since_ms=fact.time_ms)
     view.put_agent(message.agent_id, replace(entity, pending=(*entity.pending, message.question_id)))
+    _let_time_stand(view, message.agent_id, fact)
+    _limit_wait(view, message.agent_id, fact, policy)
     pipeline = view.pipeline()
     view.put_pipeline(replace(pipeline, questions_pending=pipeline.questions_pending + 1))
     view.set_timer(question_timer(message.question_id), message.deadline_at_ms, 0, fact.tenant)
@@ -171,17 +230,10 @@ def answered(view: View, message: QuestionAnswered, fact: Fact, policy: SpawnerP
     entity = view.agent(message.agent_id)
     pending = tuple(other for other in entity.pending if other != message.question_id)
     kept = KeptAnswer(question.request_id, 0, answer=message.answer)
-    entity = replace(entity, pending=pending, answers=(*entity.answers, kept))
-    if not pending and entity.waiting_since_ms is not None:
-        entity = replace(
-            entity,
-            deadline_at_ms=entity.deadline_at_ms + max(0, fact.time_ms - entity.waiting_since_ms),
-            deadline_generation=entity.deadline_generation + 1,
-            waiting_since_ms=None,
-        )
-        name = task_timer(message.agent_id)
-        view.set_timer(name, entity.deadline_at_ms, entity.deadline_generation, fact.tenant)
-    view.put_agent(message.agent_id, entity)
+    view.put_agent(message.agent_id, replace(entity, pending=pending, answers=(*entity.answers, kept)))
+    if not pending:
+        view.delete_timer(wait_timer(message.agent_id))
+    _let_time_run(view, message.agent_id, fact)
 
 
 def declined(view: View, message: QuestionDeclined, fact: Fact, policy: SpawnerPolicy) -> None:

@@ -23,6 +23,11 @@ def task_timer(agent_id: str) -> str:
     return f"task:{agent_id}"
 
 
+def wait_timer(agent_id: str) -> str:
+    """The name of the timer after which an agent that waits for a person gives its credential up."""
+    return f"wait:{agent_id}"
+
+
 def question_timer(question_id: str) -> str:
     """The name of the timer of a question's deadline."""
     return f"question:{question_id}"
@@ -86,6 +91,44 @@ class SlotsGranted(Message):
     type: ClassVar[str] = "slots.granted"
     pipeline_id: str
     slots: int
+
+
+class GrantAwaited(Message):
+    """An attempt was decided, and waits for its grant."""
+
+    type: ClassVar[str] = "grant.awaited"
+    agent_id: str
+    attempt: int
+    reason: str
+
+
+class GrantGivenUp(Message):
+    """An agent waits for a person for so long that it keeps neither its attempt nor its credential."""
+
+    type: ClassVar[str] = "grant.given_up"
+    agent_id: str
+
+
+class CredentialsLost(Message):
+    """All credentials of a pipeline are, or will be, revoked: nothing of it goes on."""
+
+    type: ClassVar[str] = "credentials.lost"
+    reason: str
+    alert_id: str | None
+
+
+class AgentSuspended(Message):
+    """An agent's attempt is over, since its credential is gone."""
+
+    type: ClassVar[str] = "agent.suspended"
+    agent_id: str
+
+
+class CallsThrottled(Message):
+    """The agents of a pipeline may make so many API calls a minute, each."""
+
+    type: ClassVar[str] = "calls.throttled"
+    api_calls_per_minute: int
 
 
 class LookPlanned(Message):

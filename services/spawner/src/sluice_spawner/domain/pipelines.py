@@ -15,7 +15,7 @@ from sluice_contracts.messages.pipeline import (
     PipelineTick,
 )
 from sluice_runtime.deciding import TimerDue
-from sluice_spawner.domain import admission, attempts, ending, planning, questions, redacting, tasks
+from sluice_spawner.domain import admission, attempts, ending, grants, planning, questions, redacting, tasks
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import SpawnRefused
 from sluice_spawner.domain.facts import (
@@ -27,6 +27,7 @@ from sluice_spawner.domain.facts import (
     question_timer,
     spawn_timer,
     task_timer,
+    wait_timer,
 )
 from sluice_spawner.domain.policy import TIMERS_PER_DECISION_MAX_COUNT
 
@@ -49,9 +50,15 @@ def spawn(builder: DecisionBuilder, message: PipelineSpawn) -> None:
         builder.refuse(refused.problem())
         return
     builder.publish(
-        PipelineSpawned(plan=message.plan, dedupe_key=message.dedupe_key, parent_pipeline_id=message.parent_pipeline_id)
+        PipelineSpawned(
+            plan=message.plan,
+            dedupe_key=message.dedupe_key,
+            parent_pipeline_id=message.parent_pipeline_id,
+            diagnosed=message.diagnosed,
+        )
     )
     builder.publish(PipelineStateChanged(from_state="SPAWNED", to_state="RUNNING", reason="the plan was checked"))
+    grants.request_root(builder)
     tasks.advance(builder)
 
 
@@ -130,7 +137,7 @@ def _due(builder: DecisionBuilder) -> Iterator[str]:
         agent = builder.view.find_agent(agent_id)
         if agent is not None:
             asked = [question_timer(question_id) for question_id in agent.pending]
-            for name in (*asked, task_timer(agent_id), spawn_timer(agent_id)):
+            for name in (*asked, task_timer(agent_id), spawn_timer(agent_id), wait_timer(agent_id)):
                 timer = builder.view.find_timer(name)
                 if timer is not None and timer.due_at_ms <= builder.now_ms:
                     yield name
@@ -140,6 +147,9 @@ def _fire(builder: DecisionBuilder, name: str) -> None:
     kind, _, subject = name.partition(":")
     if kind != RETENTION_TIMER:
         builder.accept(DeadlinePassed(name=name))
+        pipeline = builder.view.find_pipeline()
+        if pipeline is not None and pipeline.revoked is not None:
+            return  # nothing of it goes on; its handoff report ends it
     _TIMERS[kind](builder, subject)
 
 
@@ -159,6 +169,7 @@ _TIMERS: dict[str, Callable[[DecisionBuilder, str], None]] = {
     spawn_timer("").rstrip(":"): attempts.untaken,
     task_timer("").rstrip(":"): attempts.overdue,
     question_timer("").rstrip(":"): questions.deadline_passed,
+    wait_timer("").rstrip(":"): questions.waited_too_long,
     ADVANCE_TIMER: _advance,
     WAITING_TIMER: _serve,
     RETENTION_TIMER: _forget,

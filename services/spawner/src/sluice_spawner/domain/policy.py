@@ -47,7 +47,10 @@ noticed without anybody's request, for one journal record each time."""
 REMEMBERED_REFUSALS_MAX_COUNT = 64
 """Refused inputs that a pipeline remembers, so that a redelivery is not refused again. A redelivery follows closely."""
 
-KNOWN_CONSTRAINTS = ("no-secrets", "read-only", "sandbox-only")
+NO_SECRETS = "no-secrets"
+"""The constraint of a task that gets no grant: none of its attempts can read from Vault."""
+
+KNOWN_CONSTRAINTS = (NO_SECRETS, "read-only", "sandbox-only")
 """The constraints of a task (P3) that runners enforce; a plan with another is refused."""
 
 
@@ -71,6 +74,15 @@ class SpawnerPolicy:
     installation_agents_max: int = 50
     """Agents that live at once in the whole installation (P13): what its runners, its models and its budget can take.
     Lowered, nobody loses what he has; nothing is granted until as much was given back."""
+
+    credentials: bool = False
+    """Whether pipelines that are spawned from now on have credentials (V1), and error budgets that end them."""
+
+    token_wait_s: int = 1_800
+    """An agent that waits for a person for longer gives its credential up, and gets another when it goes on (V1)."""
+
+    diagnostic_depth_max: int = 1
+    """1: a pipeline that lost its credentials is diagnosed, a diagnostic that did is not; 2: that is too (O6)."""
 
     finished_retention_s: int = 8 * 86_400
     """How long a finished pipeline is known, so that a second spawn meets the first. It must exceed the retention of

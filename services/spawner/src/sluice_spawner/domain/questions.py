@@ -9,10 +9,10 @@ from sluice_contracts.messages.pipeline import (
     QuestionAnswered,
     QuestionAsked,
 )
-from sluice_spawner.domain import ending, fencing, tasks
+from sluice_spawner.domain import ending, fencing, grants, tasks
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import CoordinationFailed, SpawnerError, SpawnLimitExceeded, SpawnRefused
-from sluice_spawner.domain.facts import InputRefused, QuestionDeclined, question_id_of
+from sluice_spawner.domain.facts import GrantGivenUp, InputRefused, QuestionDeclined, question_id_of
 from sluice_spawner.domain.outcomes import json_bytes
 from sluice_spawner.domain.policy import ANSWER_MAX_BYTES, QUESTION_MAX_BYTES, QUESTIONS_PER_AGENT_MAX_COUNT
 from sluice_spawner.domain.state import AgentEntity
@@ -138,6 +138,23 @@ def answer(builder: DecisionBuilder, message: PipelineAnswer) -> None:
     builder.refuse(refused.problem())
 
 
+def waited_too_long(builder: DecisionBuilder, agent_id: str) -> None:
+    """An agent has waited too long for a person (V1): it keeps its question, and neither its attempt nor its token.
+
+    With the last one that had a token the pipeline's own is given up too. The answer starts the next attempt.
+    """
+    view = builder.view
+    if not view.agent(agent_id).has_attempt:
+        return
+    ending.stop_agent(builder, agent_id, "waits for a person")
+    builder.accept(GrantGivenUp(agent_id=agent_id))
+    agents = [view.find_agent(view.agent_id(task_id)) for task_id in view.plan().task_ids]
+    if any(agent is not None and not agent.ended and not agent.idle for agent in agents):
+        grants.revoke(builder, "waiting", agent_id, view.agent(agent_id).attempt)
+    else:
+        grants.revoke(builder, "waiting")
+
+
 def deadline_passed(builder: DecisionBuilder, question_id: str) -> None:
     """Nobody answered in time: the default counts, or the task fails."""
     question = builder.view.question(question_id)
@@ -157,7 +174,10 @@ def _settle(builder: DecisionBuilder, question_id: str, text: str, answered_by: 
     builder.publish(QuestionAnswered(question_id=question_id, agent_id=agent_id, answer=text, answered_by=answered_by))
     send_answers(builder, agent_id)
     agent = builder.view.agent(agent_id)
-    if agent.state == "WAITING" and not agent.pending:
+    if agent.idle and not agent.pending:
+        if builder.view.pipeline().revoked is None:
+            tasks.run_attempt(builder, agent_id, "has its answers")
+    elif agent.state == "WAITING" and not agent.pending:
         ending.change_agent(builder, agent_id, "BUSY", "has its answers")
     tasks.advance(builder)
 

@@ -98,6 +98,9 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
         fault: The first failure of a task.
         last_question: Head of the list of all questions; each names the one before it.
         deferrals: How often starting tasks was put off; the generation of the timer that goes on with it.
+        revoked: Why it lost all its credentials. Nothing of it goes on; its handoff report ends it.
+        alert_id: The alert that said so first.
+        api_calls_per_minute: What each of its agents may make, where that was throttled.
     """
 
     created_at_ms: int
@@ -118,6 +121,9 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     questions_pending: int = 0
     last_question: str | None = None
     deferrals: int = 0
+    revoked: str | None = None
+    alert_id: str | None = None
+    api_calls_per_minute: int | None = None
 
 
 class PlanEntity(Entity, frozen=True, tag="plan"):
@@ -126,6 +132,8 @@ class PlanEntity(Entity, frozen=True, tag="plan"):
     Attributes:
         task_ids: In the plan's order; all that is enumerated goes in this order.
         traceparent: Of the command; what a timer causes carries it on.
+        credentials: Whether it has a token of its own, and its agents' attempts grants (V1).
+        diagnosis_depth: Of a diagnostic: 1, or 2 where it is about a diagnostic. 0 of every other.
     """
 
     tenant: str
@@ -137,6 +145,8 @@ class PlanEntity(Entity, frozen=True, tag="plan"):
     unattended: bool = False
     inputs: tuple[Artifact, ...] = ()
     traceparent: str | None = None
+    credentials: bool = False
+    diagnosis_depth: int = 0
 
 
 class TaskSpecEntity(Entity, frozen=True, tag="spec"):
@@ -146,6 +156,7 @@ class TaskSpecEntity(Entity, frozen=True, tag="spec"):
         spec: The contract's `TaskSpec` as JSON, with the plan's model filled in.
         incoming: Sources of its edges, in the plan's order.
         outgoing: Pairs of dependent task and condition.
+        needs_grant: Whether each attempt needs a credential.
     """
 
     role: str
@@ -154,6 +165,7 @@ class TaskSpecEntity(Entity, frozen=True, tag="spec"):
     spec: str
     incoming: tuple[str, ...] = ()
     outgoing: tuple[tuple[str, Condition], ...] = ()
+    needs_grant: bool = False
 
 
 class TaskEntity(Entity, frozen=True, tag="task"):
@@ -221,6 +233,9 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
         deadline_generation: Of the task's timer.
         pending: Questions of it that have no answer yet.
         records: Attempts that are over and were held; bounded by the limits of retries and losses.
+        requested: The latest attempt for which a grant was asked; above `attempt` while it waits for it.
+        request_reason: Why that attempt follows, for when it is assigned.
+        idle: Whether it gave its attempt up, since it waits for a person; its answers start the next one.
     """
 
     task_id: str
@@ -242,6 +257,23 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
     pending: tuple[str, ...] = ()
     answers: tuple[KeptAnswer, ...] = ()
     records: tuple[AttemptRecord, ...] = ()
+    requested: int = 0
+    request_reason: str = ""
+    idle: bool = False
+
+    @property
+    def awaits_grant(self) -> bool:
+        """Whether its next attempt waits for a credential."""
+        return self.requested > self.attempt
+
+    @property
+    def has_attempt(self) -> bool:
+        """Whether its current attempt is neither over nor the last one before the one that it waits for."""
+        return self.attempt > 0 and not self.ended and not self.awaits_grant and not self.idle
+
+    def offered(self, attempt: int) -> bool:
+        """Whether this attempt is the current one, and no runner has taken it."""
+        return self.has_attempt and attempt == self.attempt and self.runner_id is None
 
     def held_by(self, attempt: int, runner_id: str) -> bool:
         """Whether this runner holds this attempt, and it is the current one."""

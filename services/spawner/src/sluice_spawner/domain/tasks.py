@@ -15,7 +15,8 @@ from sluice_contracts.messages.pipeline import (
     TaskSucceeded,
 )
 from sluice_contracts.messages.plan import TaskSpec
-from sluice_spawner.domain import ending, slots
+from sluice_contracts.messages.token import Grant
+from sluice_spawner.domain import ending, grants, slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import SpawnRefused
 from sluice_spawner.domain.facts import StartsDeferred
@@ -30,8 +31,8 @@ from sluice_spawner.domain.policy import (
 from sluice_spawner.domain.state import AgentEntity, PlanEntity
 from sluice_spawner.domain.workflow import Ending, satisfied
 
-AGENT_RUN_OVERHEAD_BYTES = 2 * 1024
-"""Of an `agent.run`: names of members, numbers, the transcript's reference."""
+AGENT_RUN_OVERHEAD_BYTES = 4 * 1024
+"""Of an `agent.run`: names of members, numbers, the transcript's reference, the sealed grant."""
 
 
 def advance(builder: DecisionBuilder) -> None:
@@ -49,6 +50,8 @@ def advance(builder: DecisionBuilder) -> None:
             builder.publish(
                 PipelineStateChanged(from_state="NEEDS_INPUT", to_state="RUNNING", reason="no question is pending")
             )
+        if pipeline.revoked is not None:
+            return  # its handoff report ends it
         if pipeline.unfinished == 0:
             ending.conclude(builder)
             return
@@ -74,9 +77,17 @@ def _start(builder: DecisionBuilder, task_id: str) -> None:
 
 
 def run_attempt(builder: DecisionBuilder, agent_id: str, reason: str) -> None:
-    """Hands an agent's next attempt to its queue, to go on from the last finished turn."""
-    agent = builder.view.agent(agent_id)
+    """Has an agent's next attempt go on from the last finished turn, as soon as it has its grant where it needs one."""
     ending.change_agent(builder, agent_id, "CREATED", reason)
+    if grants.needed(builder, agent_id):
+        grants.request(builder, agent_id, reason)
+    else:
+        assign(builder, agent_id, reason, None)
+
+
+def assign(builder: DecisionBuilder, agent_id: str, reason: str, grant: Grant | None) -> None:
+    """Hands an agent's next attempt to its queue."""
+    agent = builder.view.agent(agent_id)
     builder.publish(
         TaskAssigned(
             task_id=agent.task_id,
@@ -87,10 +98,10 @@ def run_attempt(builder: DecisionBuilder, agent_id: str, reason: str) -> None:
             reason=reason,
         )
     )
-    builder.assign(agent.queue, _agent_run(builder, agent_id))
+    builder.assign(agent.queue, _agent_run(builder, agent_id, grant))
 
 
-def _agent_run(builder: DecisionBuilder, agent_id: str) -> AgentRun:
+def _agent_run(builder: DecisionBuilder, agent_id: str, grant: Grant | None) -> AgentRun:
     view = builder.view
     agent, plan = view.agent(agent_id), view.plan()
     spec = view.spec(agent.task_id)
@@ -107,6 +118,8 @@ def _agent_run(builder: DecisionBuilder, agent_id: str) -> AgentRun:
         max_iterations=plan.max_iterations,
         deadline_at_ms=deadline_at_ms(builder, agent),
         answers=kept_answers(agent),
+        grant=grant,
+        api_calls_per_minute=builder.view.pipeline().api_calls_per_minute,
     )
 
 
@@ -167,6 +180,7 @@ def succeed(builder: DecisionBuilder, message: AgentSucceeded) -> None:
     )
     _skip_dependents(builder, agent.task_id, "succeeded")
     advance(builder)
+    grants.release(builder, message.agent_id)
 
 
 def retry_or_fail(builder: DecisionBuilder, agent_id: str, problem: Problem, *, retryable: bool) -> None:
@@ -187,8 +201,10 @@ def retry_or_fail(builder: DecisionBuilder, agent_id: str, problem: Problem, *, 
 
 def fail(builder: DecisionBuilder, task_id: str, problem: Problem) -> None:
     """Ends a task without success, and goes on with the pipeline."""
+    agent_id = builder.view.agent_id(task_id)
     _end_failed(builder, task_id, problem)
     advance(builder)
+    grants.release(builder, agent_id)
 
 
 def stop_and_fail(builder: DecisionBuilder, agent_id: str, problem: Problem) -> None:

@@ -1,0 +1,78 @@
+"""What the vault-broker says, and what it means for attempts: no grant, no attempt; no token, no attempt any more."""
+
+from __future__ import annotations
+
+from sluice_contracts.messages.agent import AgentGrantOpened
+from sluice_contracts.messages.base import Problem
+from sluice_contracts.messages.token import (
+    FULL_REVOCATIONS,
+    TokenDenied,
+    TokenExpired,
+    TokenGranted,
+    TokenRenewed,
+    TokenRevoked,
+)
+from sluice_spawner.domain import attempts, breaches, tasks
+from sluice_spawner.domain.building import DecisionBuilder
+from sluice_spawner.domain.errors import AgentTimeout
+from sluice_spawner.domain.state import AgentEntity
+
+REVOKED_CODE = "credentials_revoked"
+"""The problem of a request that came after a revocation: that will be heard of too, and it says more."""
+
+
+def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
+    """The attempt that waits for this grant is handed to its queue. One that nobody waits for any more is no use."""
+    agent = _waiting(builder, message.agent_id, message.attempt)
+    if agent is not None and message.agent_id is not None and message.grant is not None:
+        tasks.assign(builder, message.agent_id, agent.request_reason, message.grant)
+
+
+def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
+    """There will be no grant: the task fails."""
+    agent = _waiting(builder, message.agent_id, message.attempt)
+    if agent is not None and message.problem.code != REVOKED_CODE:
+        tasks.fail(builder, agent.task_id, message.problem)
+
+
+def revoked(builder: DecisionBuilder, message: TokenRevoked) -> None:
+    """Tokens are gone: all of the pipeline's, or an attempt's."""
+    if message.reason in FULL_REVOCATIONS and message.agent_id is None:
+        breaches.suspend(builder, message.reason, message.alert_id)
+    elif message.reason in ("manual", "no_progress") and message.agent_id is not None:
+        detail = message.detail or f"its credential was revoked: {message.reason}"
+        breaches.interrupt(builder, message.agent_id, message.attempt, Problem(code=message.reason, detail=detail))
+
+
+def expired(builder: DecisionBuilder, message: TokenExpired) -> None:
+    """An attempt's token ended by itself: the attempt is given up, and the next one goes on when it has a grant."""
+    pipeline = builder.view.find_pipeline()
+    if pipeline is None or pipeline.revoked is not None or message.agent_id is None:
+        return
+    agent = builder.view.find_agent(message.agent_id)
+    if agent is not None and agent.has_attempt and agent.attempt == message.attempt:
+        lost = AgentTimeout(
+            f"the credential of attempt {agent.attempt} expired, since it could not be renewed; see whether Vault can "
+            f"be reached",
+            code="credential_expired",
+        )
+        attempts.lose(builder, message.agent_id, lost)
+
+
+def renewed(builder: DecisionBuilder, message: TokenRenewed) -> None:
+    """Nothing changes for an attempt."""
+
+
+def opened(builder: DecisionBuilder, message: AgentGrantOpened) -> None:
+    """A runner has its credential: that is for the log."""
+
+
+def _waiting(builder: DecisionBuilder, agent_id: str | None, attempt: int | None) -> AgentEntity | None:
+    """The agent, if it waits for the grant of this attempt."""
+    pipeline = builder.view.find_pipeline()
+    if pipeline is None or pipeline.revoked is not None or agent_id is None:
+        return None
+    agent = builder.view.find_agent(agent_id)
+    if agent is None or agent.ended or not agent.awaits_grant or agent.requested != attempt:
+        return None
+    return agent

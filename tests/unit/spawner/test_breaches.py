@@ -1,0 +1,175 @@
+"""A broken error budget: the agents stop at once, the report ends the pipeline, a diagnostic follows, and no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from sluice_contracts.messages.agent import AgentRun, AgentStop, AgentThrottle
+from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineSpawn
+from sluice_contracts.messages.token import TokenRevoke
+from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
+from tests.unit.spawner.world import PIPELINE, TENANT, World, of, plan, types
+
+POLICY = SpawnerPolicy(credentials=True)
+ROLES = RoleCatalogue({"writer": "general", "diagnostician": "general"}, frozenset({"general"}))
+
+
+def running(*tasks: str, policy: SpawnerPolicy = POLICY, depth: int = 0) -> World:
+    world = World(policy, ROLES)
+    diagnosed = Diagnosed(pipeline_id="another", depth=depth) if depth else None
+    world.say(PipelineSpawn(plan=plan(*(tasks or ("a",))), diagnosed=diagnosed))
+    for task_id in [task for task in tasks or ("a",) if ":" not in task]:
+        world.grant(task_id)
+        world.start(task_id)
+        world.turn(task_id, 1)
+    return world
+
+
+def the_spawn(world: World) -> PipelineSpawn | None:
+    spawns = [one for one in world.said if isinstance(one.event.data, PipelineSpawn)]
+    assert len(spawns) <= 1
+    return None if not spawns else spawns[0].event.data  # type: ignore[return-value]
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("how", ["alert", "token.revoked", "both", "both, the other way"])
+def test_all_agents_stop_at_once_and_nothing_starts(how: str) -> None:
+    world = running("a", "b")
+    if how == "token.revoked" or how.endswith("way"):
+        said = world.revoke(reason="error_budget_exceeded")
+        again = world.alert("revoke_pipeline", "error_budget_exceeded") if how.endswith("way") else []
+    else:
+        said = world.alert("revoke_pipeline", "error_budget_exceeded")
+        again = world.revoke(reason="error_budget_exceeded") if how == "both" else []
+    assert again == []
+    assert {one.agent_id for one in of(AgentStop, said)} == {world.agent_id("a"), world.agent_id("b")}
+    assert types(said).count("agent.state_changed") == 2
+    assert {world.agent(task_id).state for task_id in ("a", "b")} == {"TERMINATED"}
+    for task_id in ("a", "b"):
+        assert types(world.turn(task_id, 2))[0] == "agent.attempt_refused", "its late turn is refused"
+        assert types(world.succeed(task_id)) == ["agent.attempt_refused"]
+    assert world.wait(86_400) == [], "only the report ends it"
+    assert world.tick() == []
+
+
+@pytest.mark.covers("V5", "O5", "O6")
+def test_the_report_ends_the_pipeline_and_has_it_diagnosed() -> None:
+    world = running("a", "b")
+    world.succeed("a", artifacts=())
+    world.alert("revoke_pipeline", "error_budget_exceeded")
+    alert_id = world.heard[-1][0].id
+    said = world.report()
+    end = world.terminal()
+    assert isinstance(end, PipelineFailed)
+    assert end.reason == "error_budget_exceeded"
+    assert end.problem is not None
+    assert (end.problem.code, end.problem.detail) == ("error_budget_exceeded", "6 errors within 60 s")
+    assert world.statuses() == {"a": "succeeded", "b": "cancelled"}
+    assert [(one.agent_id, one.reason) for one in of(TokenRevoke, said)] == [(None, "pipeline_ended")]
+    [output] = [one for one in world.said if isinstance(one.event.data, PipelineSpawn)]
+    spawn = output.event.data
+    assert isinstance(spawn, PipelineSpawn)
+    assert (output.topic, output.key, output.event.tenant) == ("pipeline.commands", output.event.subject, TENANT)
+    assert spawn.parent_pipeline_id == PIPELINE
+    assert spawn.diagnosed == Diagnosed(pipeline_id=PIPELINE, alert_id=alert_id, depth=1)
+    names = [one.name for one in spawn.plan.inputs]
+    assert names[:2] == ["handoff.json", "handoff.md"]
+    assert world.report() == [], "it comes once, however often it is told"
+
+
+@pytest.mark.covers("O6", "V5")
+def test_the_diagnostic_is_a_pipeline_like_any_other() -> None:
+    world = running()
+    world.report()
+    spawn = the_spawn(world)
+    assert spawn is not None
+    other = World(POLICY, ROLES)
+    said = other.say(spawn, pipeline_id="diagnostic-1")
+    assert "pipeline.refused" not in types(said)
+    assert types(said)[0] == "pipeline.spawned"
+    assert "token.request" in types(said), "it has a root token of its own"
+
+
+@pytest.mark.covers("O6")
+@pytest.mark.parametrize(
+    ("deepest", "depth", "follows"), [(0, 0, False), (1, 0, True), (1, 1, False), (2, 1, True), (2, 2, False)]
+)
+def test_diagnostics_of_diagnostics_are_bounded(deepest: int, depth: int, follows: bool) -> None:
+    world = running(policy=SpawnerPolicy(credentials=True, diagnostic_depth_max=deepest), depth=depth)
+    world.alert("revoke_pipeline", "policy_violation")
+    world.report("policy_violation")
+    spawn = the_spawn(world)
+    assert (spawn is not None) == follows
+    if spawn is not None and spawn.diagnosed is not None:
+        assert spawn.diagnosed.depth == depth + 1
+
+
+@pytest.mark.covers("O6", "V5")
+def test_who_revokes_by_hand_gets_no_diagnostic() -> None:
+    world = running()
+    world.revoke(reason="manual")
+    world.report("manual")
+    assert the_spawn(world) is None
+    assert types([world.terminal()]) == ["pipeline.failed"]
+
+
+@pytest.mark.covers("O5")
+def test_a_report_may_come_before_what_it_is_about() -> None:
+    """The topics have no order among each other."""
+    world = running()
+    world.report()
+    assert types([world.terminal()]) == ["pipeline.failed"]
+    assert world.alert("revoke_pipeline", "error_budget_exceeded") == []
+    assert world.revoke(reason="error_budget_exceeded") == []
+
+
+@pytest.mark.covers("O5")
+def test_a_report_on_demand_ends_nothing() -> None:
+    world = running()
+    assert world.report(cause="demand") == []
+    assert of(PipelineFailed, [one.event.data for one in world.said]) == []
+
+
+@pytest.mark.covers("V5")
+def test_a_pipeline_that_lost_its_credentials_can_still_be_cancelled() -> None:
+    """Should no report ever come, a person has the last word."""
+    world = running()
+    world.alert("revoke_pipeline", "error_budget_exceeded")
+    world.cancel()
+    assert types([world.terminal()]) == ["pipeline.cancelled"]
+    assert world.report() == []
+    assert the_spawn(world) is None
+
+
+@pytest.mark.covers("V5", "P10")
+def test_a_question_that_was_open_changes_nothing_any_more() -> None:
+    world = running()
+    world.ask("a", timeout_s=60)
+    question_id = world.agent("a").pending[0]
+    world.alert("revoke_pipeline", "error_budget_exceeded")
+    assert world.wait(86_400) == []
+    said = world.answer(question_id, "b")
+    assert "token.request" not in types(said)
+    world.report()
+    assert world.statuses() == {"a": "cancelled"}
+
+
+@pytest.mark.covers("V5")
+def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
+    world = running("a", "b", "c: a")
+    said = world.alert("throttle", "api_call_budget_exceeded")
+    told = {one.agent_id: one.api_calls_per_minute for one in of(AgentThrottle, said)}
+    assert told == {world.agent_id("a"): 50, world.agent_id("b"): 50}
+    assert world.alert("throttle", "api_call_budget_exceeded") == [], "once"
+    world.succeed("a")
+    world.grant("c")
+    assert world.last(AgentRun).api_calls_per_minute == 50
+
+
+@pytest.mark.covers("V5")
+def test_news_of_a_pipeline_that_nobody_knows_are_passed_over() -> None:
+    world = World(POLICY, ROLES)
+    assert world.report() == []
+    assert world.alert("revoke_pipeline", "error_budget_exceeded") == []
+    assert world.revoke(reason="manual") == []
+    assert world.state == {}
