@@ -14,10 +14,10 @@ POLICY = SpawnerPolicy(credentials=True)
 ROLES = RoleCatalogue({"writer": "general", "diagnostician": "general"}, frozenset({"general"}))
 
 
-def running(*tasks: str, policy: SpawnerPolicy = POLICY, depth: int = 0) -> World:
+def running(*tasks: str, policy: SpawnerPolicy = POLICY, depth: int = 0, **more: object) -> World:
     world = World(policy, ROLES)
     diagnosed = Diagnosed(pipeline_id="another", depth=depth) if depth else None
-    world.say(PipelineSpawn(plan=plan(*(tasks or ("a",))), diagnosed=diagnosed))
+    world.say(PipelineSpawn(plan=plan(*(tasks or ("a",)), **more), diagnosed=diagnosed))
     for task_id in [task for task in tasks or ("a",) if ":" not in task]:
         world.grant(task_id)
         world.start(task_id)
@@ -54,8 +54,8 @@ def test_all_agents_stop_at_once_and_nothing_starts(how: str) -> None:
 
 @pytest.mark.covers("V5", "O5", "O6")
 def test_the_report_ends_the_pipeline_and_has_it_diagnosed() -> None:
-    world = running("a", "b")
-    world.succeed("a", artifacts=())
+    world = running("a", "b", model="scripted:team")
+    world.succeed("a")
     world.alert("revoke_pipeline", "error_budget_exceeded")
     alert_id = world.heard[-1][0].id
     said = world.report()
@@ -72,6 +72,7 @@ def test_the_report_ends_the_pipeline_and_has_it_diagnosed() -> None:
     assert (output.topic, output.key, output.event.tenant) == ("pipeline.commands", output.event.subject, TENANT)
     assert spawn.parent_pipeline_id == PIPELINE
     assert spawn.diagnosed == Diagnosed(pipeline_id=PIPELINE, alert_id=alert_id, depth=1)
+    assert spawn.plan.model == "scripted:team", "it is answered by whoever answered the pipeline that failed"
     names = [one.name for one in spawn.plan.inputs]
     assert names[:2] == ["handoff.json", "handoff.md"]
     assert world.report() == [], "it comes once, however often it is told"

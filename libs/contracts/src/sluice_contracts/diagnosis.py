@@ -60,6 +60,7 @@ def diagnostic_spawn(
     report: ArtifactRef,
     markdown: ArtifactRef,
     artifacts: Sequence[ArtifactRef],
+    model: str | None = None,
 ) -> tuple[str, PipelineSpawn]:
     """Makes the id and the spawn of the pipeline that diagnoses another one.
 
@@ -76,6 +77,7 @@ def diagnostic_spawn(
         report: The handoff report, as JSON.
         markdown: The same for people.
         artifacts: What the failed pipeline's tasks have left.
+        model: What its agents were told to use; None where their roles said it.
     """
     shown = objective[:OBJECTIVE_SHOWN_CHARACTERS]
     task = TaskSpec(
@@ -104,6 +106,7 @@ def diagnostic_spawn(
             markdown.model_copy(update={"name": MARKDOWN_NAME}),
             *_evidence(artifacts),
         ),
+        model=model,
         limits=Limits(max_agents=1, max_iterations=TURNS_MAX),
         unattended=True,
     )

@@ -8,6 +8,7 @@ from sluice_contracts.diagnosis import diagnostic_spawn
 from sluice_contracts.messages.agent import AgentThrottle
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
+from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.report import HandoffReported
 from sluice_spawner.domain import ending, tasks
 from sluice_spawner.domain.building import DecisionBuilder
@@ -77,6 +78,7 @@ def reported(builder: DecisionBuilder, message: HandoffReported) -> None:
             report=message.report,
             markdown=message.markdown,
             artifacts=artifacts,
+            model=TaskSpec.model_validate_json(view.spec(plan.task_ids[0]).spec).model,
         )
         builder.spawn(pipeline_id, spawn)
     ending.fail(builder, message.reason, Problem(code=message.reason, detail=message.summary))
