@@ -37,6 +37,7 @@ class Reconciler:
     """Looks through all of Vault's tokens.
 
     Args:
+        ready: Whether an input would reach a partition.
         partition_of: The partition of a pipeline; None while that is not known.
         lookups_per_s: How fast unknown accessors are looked up; each only once.
     """
@@ -50,6 +51,7 @@ class Reconciler:
         metrics: Metrics,
         *,
         inject: Inject,
+        ready: Callable[[int], bool],
         partition_of: Callable[[str], int | None],
         interval_s: float = 60.0,
         lookups_per_s: int = 200,
@@ -60,6 +62,7 @@ class Reconciler:
         self._schedule = schedule
         self._metrics = metrics
         self._inject = inject
+        self._ready = ready
         self._partition_of = partition_of
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
@@ -77,9 +80,10 @@ class Reconciler:
         next_s = loop.time() + self._interval_s
         while not stop.is_set():
             await asyncio.sleep(LOOK_S)
-            if not self._new and loop.time() < next_s:
+            new = {number for number in self._new if self._ready(number)}
+            if not new and loop.time() < next_s:
                 continue
-            new, self._new = self._new, set()
+            self._new -= new
             try:
                 await self._drive(stop)
                 next_s = loop.time() + self._interval_s

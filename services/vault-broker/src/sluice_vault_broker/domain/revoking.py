@@ -127,7 +127,9 @@ def revoke_tree(
 def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:
     """A token and all below it, wanted ones too, each behind the one that it is below."""
     tree: dict[str | None, TokenEntity] = {agent_id: view.token(agent_id)}
-    rest = {token.agent_id: token for token in view.tokens() if token.agent_id not in (None, agent_id)}
+    rest: dict[str | None, TokenEntity] = {
+        token.agent_id: token for token in view.tokens() if token.agent_id not in (None, agent_id)
+    }
     if agent_id is None:
         return [*tree.values(), *rest.values()]
     found = True
