@@ -3,7 +3,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := libs/contracts libs/runtime libs/localstack libs/client services/spawner services/agent-runner services/observability
+PACKAGES := libs/contracts libs/runtime libs/localstack libs/client services/spawner services/agent-runner services/observability services/vault-broker
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo up down test soak lint bench lock clean

@@ -8,13 +8,13 @@ compile() {
         --no-emit-index-url --no-emit-find-links \
         --no-emit-package sluice-contracts --no-emit-package sluice-runtime --no-emit-package sluice-localstack \
         --no-emit-package sluice-client --no-emit-package sluice-spawner --no-emit-package sluice-agent-runner \
-        --no-emit-package sluice-observability "$@"
+        --no-emit-package sluice-observability --no-emit-package sluice-vault-broker "$@"
 }
 echo uv | compile - -o requirements/installer.lock
 compile pyproject.toml --group pyproject.toml:dev -o requirements/dev.lock
 compile pyproject.toml --group pyproject.toml:dev --group pyproject.toml:bench -c requirements/dev.lock -o requirements/bench.lock
 echo hatchling | compile - -c requirements/dev.lock -o requirements/build.lock
 compile libs/client/pyproject.toml -c requirements/dev.lock -o libs/client/requirements.lock
-for service in spawner agent-runner observability; do
+for service in spawner agent-runner observability vault-broker; do
     compile "services/$service/pyproject.toml" -c requirements/dev.lock -o "services/$service/requirements.lock"
 done

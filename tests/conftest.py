@@ -9,9 +9,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from sluice_localstack import VaultServer
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
 from sluice_runtime.connection import KafkaConnection
 from tests.kafka import TestKafka
+from tests.vault import RealVault, provisioned
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,3 +33,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestKafka]:
     directory: Path = tmp_path_factory.mktemp("kafka")
     with LocalKafka(directory) as broker:
         yield TestKafka(KafkaConnection.from_file(broker.credentials_file("admin")))
+
+
+@pytest.fixture(scope="session")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVault]:
+    """A real Vault for the whole run, with all that Sluice needs of it."""
+    directory: Path = tmp_path_factory.mktemp("vault")
+    with VaultServer(directory / "data") as server:
+        yield provisioned(server, directory / "credentials")

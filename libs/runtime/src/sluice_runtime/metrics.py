@@ -70,12 +70,24 @@ TOOL_CALLS = Counter("sluice_tool_calls_total", "Calls of a tool.", ("tool", "ou
 ROWS_WRITTEN = Counter("sluice_rows_written_total", "Rows inserted into ClickHouse.", ("table",))
 QUERY_DURATION = Histogram("sluice_query_duration_seconds", "Of one SQL query from outside.", buckets_s=SLOW_S)
 
+TOKENS_LIVE = Gauge("sluice_tokens_live", "Tokens that live, in the partitions of this process.")
+TOKEN_ACTS_WANTED = Gauge("sluice_token_acts_wanted", "What has to be done in Vault, and is not done yet.", ("act",))
+TOKEN_ACT_DURATION = Histogram(
+    "sluice_token_act_duration_seconds", "Of one act in Vault: revoke, mint, renew; all its calls.", ("act",)
+)
+TOKEN_ACTS_FAILED = Counter(
+    "sluice_token_acts_failed_total", "Acts that Vault could not do, or refused; each is tried again.", ("act", "fault")
+)
+VAULT_AWAY = Gauge("sluice_vault_away", "Whether Vault is away, sealed or overloaded: 1, else 0.")
+ORPHANS_FOUND = Counter("sluice_orphans_found_total", "Tokens that Vault knew and nobody else; they are revoked.")
+
 CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
     RECORDS_REFUSED,
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
     ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
     ROWS_WRITTEN, QUERY_DURATION,
+    TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
 )  # fmt: skip
 
 

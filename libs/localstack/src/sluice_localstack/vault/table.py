@@ -97,7 +97,7 @@ def vault_table(queues: Sequence[str], pipeline_max_ttl: str = PIPELINE_MAX_TTL)
         auth={name: Mount(row.type, row.options) for name, row in file.auth.items()},
         secrets={name: Mount(row.type, row.options) for name, row in file.secrets.items()},
         policies={name: names.policy_text(name) for name in file.policies} | by_queue,
-        transit_keys={name: file.queues.key.model_dump() for name in by_queue},
+        transit_keys={name: file.queues.key.model_dump() for name in (names.BROKER_KEY, *by_queue)},
         token_roles={name: _filled(row, values) for name, row in file.token_roles.items()},
         approle_roles={name: {key: row[key] for key in row if key != "service"} for name, row in roles.items()},
         services=tuple(name for name, row in roles.items() if row.get("service")),

@@ -80,6 +80,7 @@ class Partition:
         service: The name that dead letters give as their source.
         partition_of: Maps a key to the partition that it belongs to.
         observe: Told of every change of an entity, also while restoring; for indexes such as the leases.
+        durable: Told when all that was observed so far is durable, and ours; for those who act on it in the world.
         own_dead_letters_max: See `OWN_DEAD_LETTERS_MAX_COUNT`.
     """
 
@@ -91,6 +92,7 @@ class Partition:
         service: str,
         partition_of: Callable[[bytes], int],
         observe: DeltaObserver = lambda key, entity: None,
+        durable: Callable[[], None] = lambda: None,
         own_dead_letters_max: int = OWN_DEAD_LETTERS_MAX_COUNT,
     ) -> None:
         self.number = number
@@ -105,6 +107,7 @@ class Partition:
         self._service = service
         self._partition_of = partition_of
         self._observe = observe
+        self._durable = durable
         self._heap: list[tuple[int, str, int]] = []
         self._restored = _Restored()
         self._own_dead_letters = 0
@@ -170,6 +173,7 @@ class Partition:
         """
         if self._restored.epoch != offset or self._restored.last_offset != offset:
             raise Fenced(f"partition {self.number}: the last claim is at {self._restored.epoch}, ours at {offset}")
+        self._durable()
 
     def unpublished(self) -> list[OutgoingRecord]:
         """Outputs of durable batches that may not have been published: publish what lacks, then call `published`."""
@@ -282,6 +286,7 @@ class Partition:
         self.published_unnoted = bool(draft.batch.outputs) or draft.batch.published_through < offset - 1
         if draft.batch.outputs:
             restored.unpublished.append((offset, draft.batch.outputs))
+        self._durable()
         return [output.record() for output in draft.batch.outputs]
 
     def published(self, through: int) -> None:

@@ -14,6 +14,8 @@ BROKER, RUNNER, ORCHESTRATOR = "vault-broker", "agent-runner", "pipeline-orchest
 """AppRole roles: of two services, and the one by which vault-broker logs in once for each pipeline."""
 PIPELINE_TOKEN_ROLE = "sluice-pipeline"  # noqa: S105
 """The token role by which the orchestrator's login makes a pipeline's root token."""
+BROKER_KEY = "sluice-broker"
+"""The transit key that vault-broker alone may use: it seals the tokens with which others are made."""
 PARENT_POLICY = "sluice-parent"
 """What a token needs to have children. Theirs never go beyond its own: Vault refuses it."""
 

@@ -18,7 +18,7 @@ path "sys/policies/acl" {
   capabilities = ["list"]
 }
 
-# Tokens by their accessors: no token is needed to end one, and none is kept for it.
+# Tokens by their accessors: no token is needed to end or renew one.
 path "auth/token/accessors" {
   capabilities = ["list", "sudo"]
 }
@@ -34,6 +34,14 @@ path "auth/token/revoke-accessor" {
 
 # Grants are sealed for the runners of a queue. Not "create": that would make a key for a queue that has none.
 path "transit/encrypt/sluice-queue-*" {
+  capabilities = ["update"]
+}
+
+# The pipelines' own tokens are kept sealed for the broker itself: children are made with them.
+path "transit/encrypt/sluice-broker" {
+  capabilities = ["update"]
+}
+path "transit/decrypt/sluice-broker" {
   capabilities = ["update"]
 }
 

@@ -1,0 +1,1 @@
+"""What stands between the vault-broker's decisions and Vault."""

@@ -1,0 +1,175 @@
+"""What the state of the partitions of this instance wants done in Vault, and which tokens it knows.
+
+The processor tells of every change when it is decided; it counts here only once it is durable. So nothing is done for a
+decision that never happened: an instance that lost its partition, and does not know it yet, does nothing new.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sluice_runtime.deciding import Entity
+from sluice_vault_broker.domain.state import PipelineEntity, RevocationEntity, TokenEntity
+
+
+class Kind(IntEnum):
+    """What is done first where not all can be done at once."""
+
+    REVOKE = 0
+    MINT = 1
+    RENEW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One thing to be done in Vault.
+
+    Attributes:
+        key: The entity's, unique over all partitions.
+        parent: The living token that a wanted one shall be below; None for the pipeline's own.
+    """
+
+    kind: Kind
+    partition: int
+    pipeline_id: str
+    tenant: str
+    key: str
+    entity: TokenEntity | RevocationEntity
+    parent: TokenEntity | None = None
+
+
+class Holdings:
+    """The durable state of the owned partitions, as far as Vault is concerned; and nothing that is not in it."""
+
+    def __init__(self) -> None:
+        self._undurable: dict[int, dict[str, Entity | None]] = defaultdict(dict)
+        self._partition_of: dict[str, int] = {}
+        self._tokens: dict[str, TokenEntity] = {}
+        self._tenants: dict[str, str] = {}
+        self._accessors: dict[str, str] = {}
+        self._wanted: dict[Kind, dict[str, TokenEntity | RevocationEntity]] = {kind: {} for kind in Kind}
+        self._restored: set[int] = set()
+
+    # Told by the processor
+
+    def observe(self, partition: int, key: str, entity: Entity | None) -> None:
+        """Told of every change in the state, before it is durable."""
+        if isinstance(entity, TokenEntity | RevocationEntity | PipelineEntity) or entity is None:
+            self._undurable[partition][key] = entity
+
+    def durable(self, partition: int) -> None:
+        """All that was observed of a partition is durable."""
+        self._restored.add(partition)
+        for key, entity in self._undurable.pop(partition, {}).items():
+            self._drop(key)
+            if entity is not None:
+                self._add(partition, key, entity)
+
+    def forget(self, partition: int) -> None:
+        """The partition is no longer ours."""
+        self._undurable.pop(partition, None)
+        self._restored.discard(partition)
+        for key in [key for key, number in self._partition_of.items() if number == partition]:
+            self._drop(key)
+
+    def _add(self, partition: int, key: str, entity: Entity) -> None:
+        self._partition_of[key] = partition
+        if isinstance(entity, PipelineEntity):
+            self._tenants[key.partition("/")[0]] = entity.tenant
+        elif isinstance(entity, TokenEntity):
+            self._tokens[key] = entity
+            if entity.lives:
+                self._accessors[entity.accessor] = key
+                if entity.top is not None:
+                    self._accessors[entity.top] = key
+                if entity.renewing_since_ms is not None:
+                    self._wanted[Kind.RENEW][key] = entity
+            else:
+                self._wanted[Kind.MINT][key] = entity
+        elif isinstance(entity, RevocationEntity):
+            self._wanted[Kind.REVOKE][key] = entity
+            for accessor in (entity.accessor, *entity.accessors):
+                self._accessors[accessor] = key
+
+    def _drop(self, key: str) -> None:
+        self._partition_of.pop(key, None)
+        for wanted in self._wanted.values():
+            entity = wanted.pop(key, None)
+            if isinstance(entity, RevocationEntity):
+                self._forget_accessors(key, entity.accessor, *entity.accessors)
+        token = self._tokens.pop(key, None)
+        if token is not None:
+            self._forget_accessors(key, token.accessor, token.top or "")
+        pipeline_id, _, rest = key.partition("/")
+        if rest == "pipeline":
+            self._tenants.pop(pipeline_id, None)
+
+    def _forget_accessors(self, key: str, *accessors: str) -> None:
+        for accessor in accessors:
+            if self._accessors.get(accessor) == key:
+                del self._accessors[accessor]
+
+    # Asked by the hands
+
+    def wanted(self, kind: Kind) -> Iterator[Wanted]:
+        """What can be done now, the longest wanted first: a token whose parent lives, a renewal, a revocation."""
+        for key, entity in self._wanted[kind].items():
+            pipeline_id = key.partition("/")[0]
+            parent = None
+            if kind is Kind.MINT and isinstance(entity, TokenEntity) and entity.agent_id is not None:
+                parent = self._parent(pipeline_id, entity)
+                if parent is None:
+                    continue
+            tenant = entity.tenant if isinstance(entity, RevocationEntity) else self._tenants[pipeline_id]
+            yield Wanted(kind, self._partition_of[key], pipeline_id, tenant, key, entity, parent)
+
+    def still(self, wanted: Wanted) -> bool:
+        """Whether it is still wanted, exactly as it was."""
+        return self._wanted[wanted.kind].get(wanted.key) is wanted.entity
+
+    def count(self, kind: Kind) -> int:
+        """How much of a kind is wanted, whether or not it can be done now."""
+        return len(self._wanted[kind])
+
+    def _parent(self, pipeline_id: str, entity: TokenEntity) -> TokenEntity | None:
+        own = None
+        if entity.parent_agent_id is not None:
+            own = self._tokens.get(f"{pipeline_id}/token/{entity.parent_agent_id}")
+        parent = own or self._tokens.get(f"{pipeline_id}/root")
+        return parent if parent is not None and parent.lives else None
+
+    # Asked by the reconciler
+
+    def owns(self, partition: int) -> bool:
+        """Whether a partition is ours, and restored."""
+        return partition in self._restored
+
+    def knows(self, accessor: str) -> bool:
+        """Whether a token lives, or is being ended, as far as the state says."""
+        return accessor in self._accessors
+
+    def on_its_way(self, pipeline_id: str, agent_id: str | None, number: int) -> bool:
+        """Whether a token of this number is wanted and not known to exist: one that exists may be just that."""
+        key = f"{pipeline_id}/root" if agent_id is None else f"{pipeline_id}/token/{agent_id}"
+        token = self._tokens.get(key)
+        return token is not None and token.number == number and not token.lives
+
+    def living(self) -> dict[str, tuple[int, str, TokenEntity]]:
+        """All living tokens by key: partition, pipeline, token."""
+        return {
+            key: (self._partition_of[key], key.partition("/")[0], token)
+            for key, token in self._tokens.items()
+            if token.lives
+        }
+
+    def uses_policy(self, pipeline_id: str) -> bool:
+        """Whether a pipeline has, or wants, or ends a token of its own: its policy must stay."""
+        return f"{pipeline_id}/root" in self._tokens
+
+    @property
+    def live_tokens(self) -> int:
+        """How many tokens live."""
+        return sum(1 for token in self._tokens.values() if token.lives)

@@ -1,0 +1,184 @@
+"""Compares what Vault holds with what the log says (V6): a token that nobody knows ends, and one that is gone is told.
+
+Guarantee: what is found is only told to the decider, whose state is the truth; nothing is ended here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from sluice_runtime.clock import Clock
+from sluice_runtime.metrics import ORPHANS_FOUND, Metrics
+from sluice_vault_broker.adapters.hands import Inject
+from sluice_vault_broker.adapters.holdings import Holdings
+from sluice_vault_broker.adapters.inputs import injected
+from sluice_vault_broker.adapters.schedule import Schedule
+from sluice_vault_broker.domain.facts import OrphanFound, TokenGone
+from sluice_vault_broker.domain.state import TokenEntity
+from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+"""How often we look whether partitions came to us."""
+
+BACKOFF_S = 5.0
+"""After a round that Vault did not let us finish."""
+
+Calls = Generator[Callable[[], Any], Any, None]
+"""Gives calls of Vault, each to be made by whoever drives it, and is sent what they return or raise."""
+
+
+class Reconciler:
+    """Looks through all of Vault's tokens.
+
+    Args:
+        ready: Whether an input would reach a partition.
+        partition_of: The partition of a pipeline; None while that is not known.
+        lookups_per_s: How fast unknown accessors are looked up; each only once.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        clock: Clock,
+        holdings: Holdings,
+        schedule: Schedule,
+        metrics: Metrics,
+        *,
+        inject: Inject,
+        ready: Callable[[int], bool],
+        partition_of: Callable[[str], int | None],
+        interval_s: float = 60.0,
+        lookups_per_s: int = 200,
+    ) -> None:
+        self._vault = vault
+        self._clock = clock
+        self._holdings = holdings
+        self._schedule = schedule
+        self._metrics = metrics
+        self._inject = inject
+        self._ready = ready
+        self._partition_of = partition_of
+        self._interval_s = interval_s
+        self._pause_s = 1 / lookups_per_s
+        self._labels: dict[str, Label | None] = {}
+        self._owned_policies: dict[str, bool] = {}
+        self._new: set[int] = set()
+
+    def taken(self, partition: int) -> None:
+        """A partition came to us: look at once."""
+        self._new.add(partition)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Looks at every take-over and at every interval, until stopped."""
+        loop = asyncio.get_running_loop()
+        next_s = loop.time() + self._interval_s
+        while not stop.is_set():
+            await asyncio.sleep(LOOK_S)
+            new = {number for number in self._new if self._ready(number)}
+            if not new and loop.time() < next_s:
+                continue
+            self._new -= new
+            try:
+                await self._drive(stop)
+                next_s = loop.time() + self._interval_s
+            except VaultFault as fault:
+                log.warning("what Vault holds could not be looked through: %s: %s", type(fault).__name__, fault)
+                self._new |= new
+                next_s = loop.time() + BACKOFF_S
+                await asyncio.sleep(BACKOFF_S)
+
+    async def _drive(self, stop: asyncio.Event) -> None:
+        calls = self.round()
+        call = next(calls)
+        while not stop.is_set():
+            try:
+                answer = await asyncio.to_thread(call)
+            except VaultFault as fault:
+                if isinstance(fault, VaultAway):
+                    calls.close()
+                    raise
+                step = partial(calls.throw, fault)
+            else:
+                step = partial(calls.send, answer)
+            try:
+                call = step()
+            except StopIteration:
+                return
+            await asyncio.sleep(self._pause_s)
+        calls.close()
+
+    def round(self) -> Calls:
+        """One look through all.
+
+        Raises:
+            VaultFault: A call failed otherwise than expected; the round is given up.
+        """
+        before = self._holdings.living()  # what lived before Vault was asked, and is not there, is gone
+        accessors = set((yield self._vault.accessors))
+        yield from self._look_up(accessors)
+        self._tell_orphans()
+        self._tell_gone(before, accessors)
+        yield from self._sweep_policies()
+
+    def _look_up(self, accessors: set[str]) -> Calls:
+        self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
+        for accessor in sorted(accessors - self._labels.keys()):
+            if not self._holdings.knows(accessor):
+                try:
+                    self._labels[accessor] = yield partial(self._vault.lookup, accessor)
+                except TokenUnknown:
+                    continue
+
+    def _tell_orphans(self) -> None:
+        for accessor, label in self._labels.items():
+            if label is None or self._holdings.knows(accessor):
+                continue
+            number = self._partition_of(label.pipeline_id)
+            on_its_way = self._holdings.on_its_way(label.pipeline_id, label.agent_id, label.number)
+            if number is None or not self._holdings.owns(number) or on_its_way:
+                continue
+            found = OrphanFound(
+                tenant=label.tenant, agent_id=label.agent_id, attempt=label.attempt, number=label.number,
+                accessor=accessor,
+            )  # fmt: skip
+            log.info("pipeline %s has a token that nobody knows: %s", label.pipeline_id, accessor)
+            self._metrics.counter(ORPHANS_FOUND).inc()
+            self._inject(number, [injected(label.pipeline_id, label.tenant, found, self._clock.now_ms())])
+
+    def _tell_gone(self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str]) -> None:
+        for number, pipeline_id, token in before.values():
+            if {token.accessor, token.ended_by} <= accessors or not self._holdings.knows(token.accessor):
+                continue
+            log.warning("pipeline %s has lost a token: Vault does not know %s", pipeline_id, token.accessor)
+            gone = TokenGone(agent_id=token.agent_id, accessor=token.accessor)
+            self._inject(number, [injected(pipeline_id, "", gone, self._clock.now_ms())])
+
+    def _sweep_policies(self) -> Calls:
+        """Deletes the policies of pipelines that have no token any more; makes those anew that living ones lack."""
+        before = {pipeline_id for _, pipeline_id, token in self._holdings.living().values() if token.agent_id is None}
+        present: set[str] = set((yield self._vault.policies))
+        self._owned_policies = {one: ours for one, ours in self._owned_policies.items() if one in present}
+        for pipeline_id in sorted(before - present):
+            if self._holdings.uses_policy(pipeline_id):
+                yield partial(self._vault.put_policy, pipeline_id)
+        for pipeline_id in sorted(present):
+            if not self._unused(pipeline_id):
+                continue
+            if pipeline_id not in self._owned_policies:
+                self._owned_policies[pipeline_id] = yield partial(self._vault.owns_policy, pipeline_id)
+            if self._owned_policies[pipeline_id] and self._unused(pipeline_id):
+                self._schedule.hold(pipeline_id)  # a token that is wanted now waits, and its policy is made then
+                try:
+                    yield partial(self._vault.delete_policy, pipeline_id)
+                finally:
+                    self._schedule.release(pipeline_id)
+
+    def _unused(self, pipeline_id: str) -> bool:
+        number = self._partition_of(pipeline_id)
+        return number is not None and self._holdings.owns(number) and not self._holdings.uses_policy(pipeline_id)

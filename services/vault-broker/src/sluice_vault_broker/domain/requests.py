@@ -1,0 +1,127 @@
+"""Commands that ask for credentials, and for their renewal."""
+
+from __future__ import annotations
+
+import re
+
+from sluice_contracts.messages.token import TokenRenew, TokenRequest
+from sluice_vault_broker.domain import revoking
+from sluice_vault_broker.domain.building import DecisionBuilder
+from sluice_vault_broker.domain.facts import PipelineForgotten, PipelineOpened, RenewalWanted, RootAsked, TokenWanted
+from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, PIPELINE_ID_PATTERN
+from sluice_vault_broker.domain.revoking import CLOSED_CODE, SUPERSEDED_CODE
+
+
+def request(builder: DecisionBuilder, message: TokenRequest) -> None:
+    """Wants a token: the pipeline's own, or one for an attempt of an agent; answers at once only if there will be none.
+
+    A request for what is there, or on its way, or was given up since by a newer attempt, is a repetition: nothing new.
+    """
+    if not _open(builder, message):
+        return
+    if message.agent_id is None:
+        _want_root(builder)
+    elif _lawful(builder, message):
+        _want(builder, message)
+
+
+def renew(builder: DecisionBuilder, message: TokenRenew) -> None:
+    """Renews all tokens of a pipeline now; those that are being renewed are not renewed twice."""
+    if not builder.lawful:
+        return
+    for token in list(builder.view.tokens()):
+        if token.lives and token.renewing_since_ms is None:
+            builder.accept(RenewalWanted(agent_id=token.agent_id))
+
+
+def _open(builder: DecisionBuilder, message: TokenRequest) -> bool:
+    """Whether the pipeline may have credentials."""
+    view = builder.view
+    if not re.fullmatch(PIPELINE_ID_PATTERN, builder.pipeline_id):
+        detail = f"{builder.pipeline_id!r} can't have a policy in Vault; a pipeline's id is a UUID in lower case"
+        _deny(builder, message, "bad_pipeline_id", detail)
+        return False
+    finished = view.find_finished()
+    if finished is not None:
+        sequence = builder.spawner_sequence
+        if sequence is None or not finished.ended_by or sequence <= finished.ended_by:
+            _deny(builder, message, "pipeline_ended", f"pipeline {builder.pipeline_id} has ended; spawn another")
+            return False
+        builder.accept(PipelineForgotten())  # the id is used again, for another pipeline
+    pipeline = view.find_pipeline()
+    if pipeline is None:
+        return True
+    if not builder.lawful:
+        _deny(
+            builder, message, "unknown_pipeline", f"tenant {builder.cause.tenant} has no pipeline {builder.pipeline_id}"
+        )
+        return False
+    if pipeline.revoked is not None:
+        _deny(builder, message, revoking.REVOKED_CODE, revoking.revoked_detail(pipeline.revoked))
+        return False
+    return True
+
+
+def _want_root(builder: DecisionBuilder) -> None:
+    root = builder.view.find_token(None)
+    if root is None:
+        _begin(builder)
+        builder.accept(TokenWanted(request_id=builder.cause.id))
+    elif root.implied and not root.lives:
+        builder.accept(RootAsked(request_id=builder.cause.id))
+
+
+def _lawful(builder: DecisionBuilder, message: TokenRequest) -> bool:
+    """Whether the request is one for a token of an agent that can be made, and was not decided before."""
+    view, agent_id, attempt = builder.view, message.agent_id, message.attempt
+    if agent_id is None or attempt is None or message.queue is None:
+        _deny(builder, message, "incomplete_request", "a token of an agent needs agent_id, attempt and queue; give all")
+        return False
+    if message.queue not in builder.policy.queues:
+        known = ", ".join(sorted(builder.policy.queues)[:20])
+        detail = f"queue {message.queue} has no key; name one of: {known}"
+        _deny(builder, message, "unknown_queue", detail)
+        return False
+    agent = view.find_agent(agent_id)
+    if agent is not None and attempt <= agent.attempt:
+        if attempt < agent.attempt or builder.cause.id == agent.request_id or view.find_token(agent_id) is not None:
+            return False
+        if agent.closed:
+            detail = f"the credential of attempt {attempt} was ended; ask for the next attempt's"
+            _deny(builder, message, CLOSED_CODE, detail)
+            return False
+    if agent_id not in view.agents() and len(view.agents()) >= AGENTS_PER_PIPELINE_MAX_COUNT:
+        detail = f"{AGENTS_PER_PIPELINE_MAX_COUNT} agents of the pipeline have a credential; wait until one ends"
+        _deny(builder, message, "too_many_credentials", detail)
+        return False
+    return True
+
+
+def _want(builder: DecisionBuilder, message: TokenRequest) -> None:
+    agent_id = message.agent_id
+    if agent_id is not None and builder.view.find_token(agent_id) is not None:
+        revoking.revoke_tree(
+            builder, agent_id, "attempt_superseded", code=SUPERSEDED_CODE,
+            told=f"attempt {message.attempt} took its place",
+        )  # fmt: skip
+    _begin(builder)
+    if builder.view.find_token(None) is None:
+        builder.accept(TokenWanted(request_id=builder.cause.id, implied=True))
+    builder.accept(
+        TokenWanted(
+            agent_id=agent_id,
+            attempt=message.attempt,
+            queue=message.queue,
+            parent_agent_id=message.parent_agent_id,
+            request_id=builder.cause.id,
+        )
+    )
+
+
+def _begin(builder: DecisionBuilder) -> None:
+    if builder.view.find_pipeline() is None:
+        builder.accept(PipelineOpened())
+
+
+def _deny(builder: DecisionBuilder, message: TokenRequest, code: str, detail: str) -> None:
+    builder.deny(code, detail, agent_id=message.agent_id, attempt=message.attempt)

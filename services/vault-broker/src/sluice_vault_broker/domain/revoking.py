@@ -1,0 +1,175 @@
+"""How tokens end before their time: by a command, by an alert, with their attempt, with their pipeline.
+
+What ends is taken out of the state at once, with all below it, so that nothing is made with it any more; a revocation
+takes its place, until Vault has confirmed it.
+"""
+
+from __future__ import annotations
+
+from sluice_contracts.messages.alert import AlertRaised
+from sluice_contracts.messages.token import FULL_REVOCATIONS, RevocationReason, TokenRevoke, TokenRevoked
+from sluice_vault_broker.domain.building import DecisionBuilder
+from sluice_vault_broker.domain.facts import (
+    AttemptClosed,
+    PipelineEnded,
+    PipelineOpened,
+    PipelineRevoked,
+    RevocationWanted,
+    TokenLost,
+)
+from sluice_vault_broker.domain.policy import REVOKED_NAMED_MAX_COUNT
+from sluice_vault_broker.domain.state import TokenEntity
+from sluice_vault_broker.domain.view import View
+
+REVOKED_CODE = "credentials_revoked"
+ENDED_CODE = "pipeline_ended"
+SUPERSEDED_CODE = "attempt_superseded"
+CLOSED_CODE = "attempt_revoked"
+
+
+def revoked_detail(reason: RevocationReason) -> str:
+    """What is told to whoever asks for a credential of a pipeline that lost them all."""
+    return f"all credentials of the pipeline were revoked ({reason}); spawn another pipeline"
+
+
+def revoke(builder: DecisionBuilder, message: TokenRevoke) -> None:
+    """Ends a pipeline's tokens, or an agent's."""
+    full = message.agent_id is None and message.reason in FULL_REVOCATIONS
+    if builder.view.find_pipeline() is None:
+        if full and builder.view.find_finished() is None:
+            close(builder, message.reason, message.detail)
+        return
+    if not builder.lawful:
+        return
+    if message.agent_id is not None:
+        _revoke_agent(builder, message.agent_id, message.attempt, message.reason, message.detail)
+    elif message.reason == "pipeline_ended":
+        _end(builder, message)
+    elif full:
+        close(builder, message.reason, message.detail)
+    else:
+        revoke_tree(
+            builder, None, message.reason, code=CLOSED_CODE, told=f"it was ended: {message.reason}",
+            detail=message.detail,
+        )  # fmt: skip
+
+
+def alert(builder: DecisionBuilder, message: AlertRaised) -> None:
+    """Ends what a breach of a budget is about, without asking anybody (decision 0008)."""
+    if message.action == "revoke_pipeline":
+        if builder.view.find_finished() is None:
+            close(builder, message.condition, message.detail, alert_id=builder.cause.id)
+    elif message.action == "revoke_agent" and message.agent_id is not None and builder.view.find_pipeline() is not None:
+        _revoke_agent(
+            builder, message.agent_id, message.attempt, message.condition, message.detail, alert_id=builder.cause.id
+        )
+
+
+def close(builder: DecisionBuilder, reason: RevocationReason, detail: str = "", *, alert_id: str | None = None) -> None:
+    """Ends all tokens of a pipeline for good. The first cause counts: a second one changes nothing.
+
+    Where there is no token, that is told at once: whoever waits for the end of the pipeline's credentials goes on.
+    """
+    if builder.view.find_pipeline() is None:
+        builder.accept(PipelineOpened())
+    if builder.view.pipeline().revoked is not None:
+        return
+    builder.accept(PipelineRevoked(reason=reason))
+    root = builder.view.find_token(None)
+    revoke_tree(
+        builder, None, reason, code=REVOKED_CODE, told=revoked_detail(reason), detail=detail, alert_id=alert_id,
+        last=True,
+    )  # fmt: skip
+    if root is None or not root.lives:
+        builder.publish(TokenRevoked(accessors=(), reason=reason, detail=detail, alert_id=alert_id))
+
+
+def revoke_tree(
+    builder: DecisionBuilder,
+    agent_id: str | None,
+    reason: RevocationReason,
+    *,
+    code: str,
+    told: str,
+    detail: str = "",
+    alert_id: str | None = None,
+    last: bool = False,
+) -> None:
+    """Ends a token and all below it, if there is one.
+
+    Args:
+        builder: The decision.
+        agent_id: Whose token; None: the pipeline's own, and so all.
+        reason: Told with the revocation.
+        code: Of the problem by which requests are denied that were not granted yet.
+        told: Its detail.
+        detail: Told with the revocation.
+        alert_id: The alert that caused it.
+        last: Whether the pipeline gets no token any more.
+    """
+    top = builder.view.find_token(agent_id)
+    if top is None:
+        return
+    tree = subtree(builder.view, agent_id)
+    accessors = tuple(token.accessor for token in tree if token.lives)
+    if top.lives:
+        wanted = RevocationWanted(
+            accessor=top.ended_by, accessors=accessors[:REVOKED_NAMED_MAX_COUNT], tenant=builder.tenant, reason=reason,
+            agent_id=top.agent_id, attempt=top.attempt, detail=detail, alert_id=alert_id, last=last,
+        )  # fmt: skip
+        builder.accept(wanted)
+    for token in tree:
+        builder.accept(TokenLost(agent_id=token.agent_id))
+        if not token.lives and not token.implied:
+            builder.deny(code, told, agent_id=token.agent_id, attempt=token.attempt, request_id=token.request_id)
+
+
+def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:
+    """A token and all below it, wanted ones too, each behind the one that it is below."""
+    tree: dict[str | None, TokenEntity] = {agent_id: view.token(agent_id)}
+    rest: dict[str | None, TokenEntity] = {
+        token.agent_id: token for token in view.tokens() if token.agent_id not in (None, agent_id)
+    }
+    if agent_id is None:
+        return [*tree.values(), *rest.values()]
+    found = True
+    while found:
+        below = [token for token in rest.values() if token.parent_agent_id in tree]
+        found = bool(below)
+        for token in below:
+            tree[token.agent_id] = rest.pop(token.agent_id)
+    return list(tree.values())
+
+
+def _revoke_agent(
+    builder: DecisionBuilder,
+    agent_id: str,
+    attempt: int | None,
+    reason: RevocationReason,
+    detail: str,
+    *,
+    alert_id: str | None = None,
+) -> None:
+    """Ends an agent's token, unless it is a newer attempt's than the one that is meant."""
+    agent = builder.view.find_agent(agent_id)
+    if agent is not None and attempt is not None and attempt < agent.attempt:
+        return
+    ended = attempt if attempt is not None else agent.attempt if agent is not None else None
+    known = agent is not None and agent.closed and agent.attempt == ended
+    if ended is not None and reason != "waiting" and not known:
+        builder.accept(AttemptClosed(agent_id=agent_id, attempt=ended))
+    token = builder.view.find_token(agent_id)
+    if token is None:
+        return
+    revoke_tree(
+        builder, agent_id, reason, code=CLOSED_CODE, told=f"it was ended: {reason}", detail=detail, alert_id=alert_id
+    )
+
+
+def _end(builder: DecisionBuilder, message: TokenRevoke) -> None:
+    revoke_tree(
+        builder, None, "pipeline_ended", code=ENDED_CODE, told=f"pipeline {builder.pipeline_id} has ended",
+        detail=message.detail, last=True,
+    )  # fmt: skip
+    builder.heard()
+    builder.accept(PipelineEnded())

@@ -1,0 +1,1 @@
+"""How the vault-broker is started."""

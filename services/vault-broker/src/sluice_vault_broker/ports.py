@@ -1,0 +1,136 @@
+"""What the vault-broker needs of Vault, and how Vault may fail. Each call is one act: a crash falls between two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import SecretStr
+
+
+class VaultFault(Exception):
+    """Base of what a call can raise; never with a token in it.
+
+    ```
+    VaultFault
+    ├── VaultAway      wait, and try again: it is away, sealed, slow, or has too much to do
+    ├── VaultRefused   have a person look, and try again: a right, a role or a key is missing
+    └── TokenUnknown   the token that was named is none, or none any more
+    ```
+    """
+
+
+class VaultAway(VaultFault):
+    """Vault can't answer now. Whether the act happened is unknown."""
+
+
+class VaultRefused(VaultFault):
+    """Vault answers, and refuses. The act did not happen."""
+
+
+class TokenUnknown(VaultFault):
+    """Vault does not know the token any more that the act is about, or is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What Vault keeps beside a token, so that it is known whose it is, whatever was lost since.
+
+    Attributes:
+        number: `TokenEntity.number`, unique in the pipeline.
+    """
+
+    tenant: str
+    pipeline_id: str
+    number: int
+    agent_id: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A token that was just made. `ttl_s` is what Vault gave, which may be less than what was asked for."""
+
+    token: SecretStr
+    accessor: str
+    ttl_s: int
+    policies: tuple[str, ...] = ()
+
+
+class Vault(Protocol):
+    """Vault, as one installation sees it. Synchronous: called in threads, each call bounded in time.
+
+    Every method raises `VaultAway` and `VaultRefused`.
+    """
+
+    def put_policy(self, pipeline_id: str) -> None:
+        """Makes the pipeline's own policy, or makes it anew."""
+        ...
+
+    def delete_policy(self, pipeline_id: str) -> None:
+        """Deletes the pipeline's own policy, if it is there."""
+        ...
+
+    def policies(self) -> list[str]:
+        """The pipelines that have a policy, of whatever installation."""
+        ...
+
+    def owns_policy(self, pipeline_id: str) -> bool:
+        """Whether this installation made the pipeline's policy; False also where there is none."""
+        ...
+
+    def log_in(self, label: Label) -> Minted:
+        """Logs in for a pipeline; the token can do nothing but make the pipeline's own."""
+        ...
+
+    def mint_root(self, login: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
+        """Makes the pipeline's own token, below its login.
+
+        Raises:
+            TokenUnknown: The login has ended.
+        """
+        ...
+
+    def mint_child(self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
+        """Makes an agent's token below another one, with a policy no wider.
+
+        Raises:
+            TokenUnknown: The parent has ended.
+        """
+        ...
+
+    def keep(self, pipeline_id: str, token: SecretStr) -> str:
+        """Seals a token for the broker itself."""
+        ...
+
+    def unkeep(self, pipeline_id: str, kept: str) -> SecretStr:
+        """Opens what `keep` sealed for this pipeline."""
+        ...
+
+    def seal(self, queue: str, context: str, token: SecretStr) -> str:
+        """Seals a token for the runners of a queue, bound to a context."""
+        ...
+
+    def renew(self, accessor: str, ttl_s: int) -> int:
+        """Renews a token; returns how many seconds it now lives: fewer than asked for where it comes to its end.
+
+        Raises:
+            TokenUnknown: It has ended.
+        """
+        ...
+
+    def revoke(self, accessor: str) -> None:
+        """Ends a token and all below it. One that is unknown has ended."""
+        ...
+
+    def accessors(self) -> list[str]:
+        """The accessors of all tokens, of whomever."""
+        ...
+
+    def lookup(self, accessor: str) -> Label | None:
+        """Whose token it is; None if it is none of this installation's.
+
+        Raises:
+            TokenUnknown: It has ended.
+        """
+        ...
