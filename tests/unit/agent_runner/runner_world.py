@@ -8,7 +8,7 @@ from typing import Any
 
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import PublishFailed
+from sluice_agent_runner.ports import Caller, PublishFailed
 from sluice_agent_runner.supervision.runner import Runner
 from sluice_agent_runner.supervision.services import Services
 from sluice_contracts.envelope import CloudEvent
@@ -35,7 +35,8 @@ class Models:
         self.requests: list[ModelRequest] = []
         self.changed = asyncio.Event()
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
+        await caller.admitted()
         answer: asyncio.Future[ModelReply] = asyncio.get_running_loop().create_future()
         self.asked[request.agent_id] = answer
         self.requests.append(request)
@@ -88,6 +89,7 @@ class Log(Published):
 
     def __init__(self) -> None:
         super().__init__()
+        self.signals: list[CloudEvent[Message]] = []
         self.failing: str | None = None
         self.crashing: tuple[str, ...] = ()
         self.gate = asyncio.Event()
@@ -100,11 +102,14 @@ class Log(Published):
             raise PublishFailed("the broker is away")
         if event.type in self.crashing:
             raise RuntimeError("a defect")
-        assert topic in ("agent.events.default", "runner.heartbeats")
+        assert topic in ("agent.events.default", "runner.heartbeats", "signals")
         self.waiting += 1
         self.waited_at_once = max(self.waited_at_once, self.waiting)
         await self.gate.wait()
         self.waiting -= 1
+        if topic == "signals":
+            self.signals.append(event)
+            return
         await super().publish(event, topic=topic, key=key)
 
 
