@@ -171,6 +171,7 @@ class Vault(Protocol):
 
         Raises:
             VaultUnavailable: It may work later.
+            VaultRefused: It may not look itself up.
             TokenRevoked: It does not live.
         """
         ...

@@ -38,6 +38,9 @@ FILE_MAX_BYTES = 4_096
 RENEWED_AFTER = 2 / 3
 """Of its life: then this runner logs in anew, long before Vault forgets it."""
 
+NO_MORE = "invalid token"
+"""What stands in a 403 for a token that does not live, and not in one that its policies earn it."""
+
 SAID_MAX_CHARACTERS = 300
 """Of Vault's own words."""
 
@@ -119,8 +122,7 @@ class HvacVault:
         try:
             answer = self._call(path, lambda: self._client(token).read(path))
         except _Forbidden as error:
-            self._look_up(token)  # tells whether the token lives
-            raise VaultRefused(f"{error}; the token lives, and its policy does not allow it") from None
+            raise error.of_agent() from None
         if answer is None:
             return None
         try:
@@ -134,7 +136,7 @@ class HvacVault:
         try:
             answer = self._call(path, lambda: self._client(token).read(path))
         except _Forbidden as error:
-            raise TokenRevoked(f"Vault knows the attempt's token no more: {error}") from None
+            raise error.of_agent() from None
         try:
             return int(answer["data"]["ttl"])
         except (KeyError, TypeError, ValueError):
@@ -202,7 +204,13 @@ class HvacVault:
 
 
 class _Forbidden(VaultError):
-    """403: what it means depends on whose token it was."""
+    """403: what it means depends on whose token it was, and on whether Vault still knows it."""
+
+    def of_agent(self) -> VaultError:
+        """What it means for an agent's token. Vault names one that was revoked, or whose time is over."""
+        if NO_MORE in str(self):
+            return TokenRevoked(f"Vault knows the attempt's token no more: {self}")
+        return VaultRefused(f"{self}; the token lives, and its policy does not allow it")
 
 
 def _said(path: str, error: exceptions.VaultError) -> str:

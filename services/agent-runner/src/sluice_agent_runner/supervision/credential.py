@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Callable
 from urllib.parse import quote
 
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import ModelRefused, NoKey, Time, TokenRevoked, VaultRefused, VaultUnavailable
 from sluice_agent_runner.supervision.patience import PatientVault
+
+log = logging.getLogger(__name__)
 
 
 class TokenExpired(Exception):
@@ -106,12 +110,18 @@ class Credential:
             TokenRevoked: Vault says that it does not.
             TokenExpired: Its time is over and Vault is away.
         """
+        looked = False
         while True:
             await self._time.sleep(interval_s)
             if asleep():
                 continue
             try:
                 left_s = await self._vault.look_up(self._alive())
+            except VaultRefused as error:
+                if looked:  # it could before: a Vault that says no more than "permission denied" means this
+                    raise TokenRevoked(str(error)) from None
+                log.warning("the life of an attempt's token is not watched: %s; let its policy read that path", error)
+                await asyncio.Event().wait()
             except VaultUnavailable:
                 # The spawner hears of it too, and goes first: its word costs the task no retry.
                 if self._time.now_ms() >= self._expires_at_ms + interval_s * 1_000:
@@ -119,7 +129,9 @@ class Credential:
                         "the attempt's token has expired, and Vault can't be asked for another"
                     ) from None
             else:
-                self._expires_at_ms = self._time.now_ms() + left_s * 1_000
+                looked = True
+                if left_s:  # 0: it has no end
+                    self._expires_at_ms = self._time.now_ms() + left_s * 1_000
 
     def _alive(self) -> Secret:
         if self._token is None:
