@@ -18,7 +18,7 @@ from sluice_agent_runner.measures import Measures
 from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable
 from sluice_runtime.metrics import Metrics
 from tests.integration.agent_runner.model_server import Behaviour, Connection, ModelServer, model_server
-from tests.unit.agent_runner.builders import NOW_MS, TestTime, until
+from tests.unit.agent_runner.builders import NOW_MS, Alone, TestTime, until
 
 pytestmark = pytest.mark.covers("W3")
 
@@ -35,7 +35,11 @@ def request(**changes: Any) -> ModelRequest:
 
 
 def ask(
-    tmp_path: Path, *behaviours: Behaviour, asked: ModelRequest | None = None, **endpoint: Any
+    tmp_path: Path,
+    *behaviours: Behaviour,
+    asked: ModelRequest | None = None,
+    caller: Alone | None = None,
+    **endpoint: Any,
 ) -> tuple[ModelReply | ModelError, ModelServer]:
     """One question to a server that behaves like that."""
 
@@ -49,7 +53,7 @@ def ask(
             }  # fmt: skip
             provider = OpenAiCompatibleProvider(Endpoint(**{**given, **endpoint}), TestTime())
             try:
-                return await provider.complete(asked or request()), server
+                return await provider.complete(asked or request(), caller or Alone()), server
             except ModelError as error:
                 return error, server
             finally:
@@ -321,7 +325,7 @@ def run_resilient(
 
 def test_what_may_succeed_later_is_asked_again_and_waits_as_it_is_told(tmp_path: Path) -> None:
     async def then(provider: ResilientProvider, server: ModelServer, time: TestTime) -> None:
-        reply = await provider.complete(request())
+        reply = await provider.complete(request(), Alone())
         assert reply.calls == 4
         assert time.slept_s == [2.0, 7.0, 8.0]
         assert len(server.requests) == 4
@@ -333,7 +337,7 @@ def test_what_may_succeed_later_is_asked_again_and_waits_as_it_is_told(tmp_path:
 
 def test_a_cancelled_call_ends_on_the_wire(tmp_path: Path) -> None:
     async def then(provider: ResilientProvider, server: ModelServer, time: TestTime) -> None:
-        asking = asyncio.create_task(provider.complete(request()))
+        asking = asyncio.create_task(provider.complete(request(), Alone()))
         await until(lambda: server.requests)
         asking.cancel()
         await until(lambda: server.cut_off)

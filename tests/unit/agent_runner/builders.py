@@ -20,8 +20,10 @@ from sluice_agent_runner.domain.conversation import (
     decode_link,
     encode_link,
 )
+from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.domain.tools import WriteArtifact
 from sluice_agent_runner.domain.turns import TurnMachine
+from sluice_agent_runner.ports import ModelError, NoKey
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages.agent import AgentRun
 from sluice_contracts.messages.base import ArtifactRef, Message, Usage
@@ -178,6 +180,35 @@ def result_of(one: ToolCall) -> ToolResult:
         )
         return ToolResult(one.call_id, "written", artifact=artifact)
     return ToolResult(one.call_id, f"result of {one.name}", duration_ms=3)
+
+
+class Alone:
+    """Whoever calls a model without a pace and without Vault; it notes what it is told."""
+
+    def __init__(self, key: str | None = None, changed: Sequence[str] = ()) -> None:
+        self.vaults = key
+        self.changed = list(changed)
+        self.calls = 0
+        self.failures: list[str] = []
+        self.pieces = 0
+
+    async def admitted(self) -> None:
+        self.calls += 1
+
+    def failed(self, error: ModelError) -> None:
+        self.failures.append(error.code)
+
+    def came_on(self) -> None:
+        self.pieces += 1
+
+    async def key(self, provider: str) -> Secret | NoKey:
+        return NoKey("this is a test") if self.vaults is None else Secret(self.vaults)
+
+    async def key_changed(self, provider: str) -> bool:
+        if self.changed:
+            self.vaults = self.changed.pop(0)
+            return True
+        return False
 
 
 class TestTime:

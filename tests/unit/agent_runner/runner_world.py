@@ -8,14 +8,17 @@ from typing import Any
 
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import PublishFailed
+from sluice_agent_runner.ports import Caller, PublishFailed
+from sluice_agent_runner.supervision.patience import PatientVault
 from sluice_agent_runner.supervision.runner import Runner
 from sluice_agent_runner.supervision.services import Services
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages.agent import AgentRun, RunnerHeartbeat
 from sluice_contracts.messages.base import Message
+from sluice_contracts.messages.token import Grant
 from sluice_runtime.metrics import Metrics
 from tests.unit.agent_runner.builders import (
+    NOW_MS,
     Published,
     Store,
     TestTime,
@@ -25,6 +28,7 @@ from tests.unit.agent_runner.builders import (
     role,
     until,
 )
+from tests.unit.agent_runner.vault_double import VaultDouble
 
 
 class Models:
@@ -35,7 +39,8 @@ class Models:
         self.requests: list[ModelRequest] = []
         self.changed = asyncio.Event()
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
+        await caller.admitted()
         answer: asyncio.Future[ModelReply] = asyncio.get_running_loop().create_future()
         self.asked[request.agent_id] = answer
         self.requests.append(request)
@@ -88,6 +93,7 @@ class Log(Published):
 
     def __init__(self) -> None:
         super().__init__()
+        self.signals: list[CloudEvent[Message]] = []
         self.failing: str | None = None
         self.crashing: tuple[str, ...] = ()
         self.gate = asyncio.Event()
@@ -100,32 +106,68 @@ class Log(Published):
             raise PublishFailed("the broker is away")
         if event.type in self.crashing:
             raise RuntimeError("a defect")
-        assert topic in ("agent.events.default", "runner.heartbeats")
+        assert topic in ("agent.events.default", "runner.heartbeats", "signals")
         self.waiting += 1
         self.waited_at_once = max(self.waited_at_once, self.waiting)
         await self.gate.wait()
         self.waiting -= 1
+        if topic == "signals":
+            self.signals.append(event)
+            return
         await super().publish(event, topic=topic, key=key)
+
+
+LOOK_UP_S = 1_234.5
+
+
+class WatchedTime(TestTime):
+    """Time in which a token is looked at when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = asyncio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds == LOOK_UP_S:
+            await self.looks.acquire()
+            return
+        await super().sleep(seconds)
 
 
 class World:
     """A runner and its doubles."""
 
-    def __init__(self, slots: int, backlog: int, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self, slots: int, backlog: int, redact: Callable[[str], str], vault: VaultDouble | None = None
+    ) -> None:
         self.models = Models()
         self.log = Log()
         self.store = Store()
         self.workspaces = NoWorkspaces()
         self.metrics = Metrics("agent-runner", "test")
+        self.time = WatchedTime()
+        self.vault = vault or VaultDouble()
+        self.vault_state: list[str | None] = []
+        measures = Measures(self.metrics)
         self.services = Services(
-            "runner-1", self.models, self.log, self.store, self.workspaces, {"worker": role()}, TestTime(),
-            redact, Measures(self.metrics),
+            "runner-1", self.models, self.log, self.store, self.workspaces, {"worker": role()}, self.time,
+            redact, measures,
+            PatientVault(vault, self.time, measures, self.vault_state.append) if vault is not None else None,
+            LOOK_UP_S,
         )  # fmt: skip
         self.runner = Runner(self.services, slots=slots, backlog_max_count=backlog, queues=("default",))
 
     async def task(self, agent_id: str, attempt: int = 1, **changes: Any) -> None:
         run = agent_run(agent_id=agent_id, attempt=attempt, **changes)
         await self.runner.on_task(CloudEvent(f"{agent_id}-{attempt}", "spawner", "acme", "p", 1, run), "default")
+
+    async def granted(self, agent_id: str, queue: str = "default", life_s: int = 3_600, **changes: Any) -> str:
+        """Gives a task with a grant, and returns its token."""
+        attempt = changes.get("attempt", 1)
+        sealed, token = self.vault.grant(queue, f"p/{agent_id}/{attempt}", life_s)
+        grant = Grant(sealed=sealed, accessor=f"accessor-of-{agent_id}", expires_at_ms=NOW_MS + life_s * 1_000)
+        await self.task(agent_id, grant=grant, **changes)
+        return token
 
     async def held(self) -> dict[str, tuple[int, str]]:
         await self.runner.heartbeat()
@@ -148,9 +190,10 @@ def in_world(
     slots: int = 2,
     backlog: int = 10,
     redact: Callable[[str], str] = redact_canary,
+    vault: VaultDouble | None = None,
 ) -> World:
     async def run() -> World:
-        world = World(slots, backlog, redact)
+        world = World(slots, backlog, redact, vault)
         await scenario(world)
         await world.runner.stop(0)
         return world

@@ -15,11 +15,11 @@ from sluice_agent_runner.adapters.routing import ModelRouter
 from sluice_agent_runner.adapters.sse import SseParser
 from sluice_agent_runner.domain.conversation import ChatMessage, ModelReply, ModelRequest
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable
+from sluice_agent_runner.ports import Caller, ModelError, ModelRefused, ModelUnavailable
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_runtime.artifacts import ArtifactStoreUnavailable
 from sluice_runtime.metrics import Metrics
-from tests.unit.agent_runner.builders import Store, TestTime, reply
+from tests.unit.agent_runner.builders import Alone, Store, TestTime, reply
 
 DOWN = ModelUnavailable("model_server_error", "500")
 LIMITED = ModelUnavailable("rate_limited", "429", retry_after_s=5)
@@ -33,7 +33,7 @@ class Line:
         self.outcomes = list(outcomes)
         self.retries: list[int] = []
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         self.retries.append(request.retry)
         if self.outcomes:
             raise self.outcomes.pop(0)
@@ -60,7 +60,7 @@ def provider(line: Line, time: TestTime) -> ResilientProvider:
 @pytest.mark.covers("W3")
 def test_calls_are_repeated_with_growing_waits(outcomes: list[ModelError], slept: list[float], calls: int) -> None:
     line, time = Line(outcomes), TestTime()
-    answer = asyncio.run(provider(line, time).complete(request()))
+    answer = asyncio.run(provider(line, time).complete(request(), Alone()))
     assert answer.calls == calls
     assert time.slept_s == slept
     assert line.retries == list(range(calls))
@@ -79,7 +79,7 @@ def test_calls_are_repeated_with_growing_waits(outcomes: list[ModelError], slept
 def test_giving_up(outcomes: list[ModelError], error: ModelError | None, calls: int) -> None:
     line = Line(outcomes)
     with pytest.raises(ModelError) as caught:
-        asyncio.run(provider(line, TestTime()).complete(request()))
+        asyncio.run(provider(line, TestTime()).complete(request(), Alone()))
     assert error is None or caught.value is error
     assert len(line.retries) == calls
 
@@ -107,9 +107,9 @@ def test_an_open_breaker_is_waited_for_and_asks_nobody() -> None:
         line, time = Line([DOWN] * 5), TestTime()
         asked = provider(line, time)
         with pytest.raises(ModelUnavailable):
-            await asked.complete(request())
+            await asked.complete(request(), Alone())
         begun_ms = time.now_ms()
-        answer = await asked.complete(request())  # the fifth failure, 60 s of silence, then the answer
+        answer = await asked.complete(request(), Alone())  # the fifth failure, 60 s of silence, then the answer
         assert answer.calls == 2
         assert time.now_ms() - begun_ms >= 60_000
         assert len(line.retries) == 6
@@ -123,16 +123,16 @@ def test_an_endless_outage_ends_the_attempt_and_limits_on_the_rate_do_not_open_t
         line = Line([DOWN] * 100)
         asked = provider(line, TestTime())
         with pytest.raises(ModelUnavailable):
-            await asked.complete(request())
+            await asked.complete(request(), Alone())
         with pytest.raises(ModelUnavailable, match=r"model_breaker_open|500"):
-            await asked.complete(request())
+            await asked.complete(request(), Alone())
         assert len(line.retries) <= 8
         limited = Line([LIMITED] * 8)
         patient = provider(limited, TestTime())
         for _ in range(2):
             with pytest.raises(ModelUnavailable, match="429"):
-                await patient.complete(request())
-        assert (await patient.complete(request())).calls == 1
+                await patient.complete(request(), Alone())
+        assert (await patient.complete(request(), Alone())).calls == 1
 
     asyncio.run(scenario())
 
@@ -143,18 +143,18 @@ def test_one_scenario_s_failures_do_not_silence_another() -> None:
         bad, good, time = Line([DOWN] * 100), Line([]), TestTime()
 
         class Scripted:
-            async def complete(self, request: ModelRequest) -> ModelReply:
-                return await (bad if request.model == "scripted:bad" else good).complete(request)
+            async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
+                return await (bad if request.model == "scripted:bad" else good).complete(request, caller)
 
         router = ModelRouter(
             "test", good, Scripted(), RetryPolicy(), time, Measures(Metrics("agent-runner", "test"))
         )  # fmt: skip
         for _ in range(2):
             with pytest.raises(ModelUnavailable):
-                await router.complete(request("scripted:bad"))
+                await router.complete(request("scripted:bad"), Alone())
         slept = len(time.slept_s)
         for model in ("scripted:good", "some/model", None):
-            assert (await router.complete(request(model))).text == "ok"
+            assert (await router.complete(request(model), Alone())).text == "ok"
         assert len(time.slept_s) == slept
 
     asyncio.run(scenario())

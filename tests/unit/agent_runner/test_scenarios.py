@@ -15,7 +15,7 @@ from sluice_agent_runner.adapters.scripted import ScriptedProvider
 from sluice_agent_runner.domain.conversation import ChatMessage, ModelReply, ModelRequest, ToolCallRequest
 from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable
 from sluice_runtime.yaml_files import InvalidFile
-from tests.unit.agent_runner.builders import TestTime
+from tests.unit.agent_runner.builders import Alone, TestTime
 
 pytestmark = pytest.mark.covers("W3")
 
@@ -39,7 +39,7 @@ def ask(provider: ScriptedProvider, *played: tuple[str, str], **changes: Any) ->
         "pipeline_id": "p", "agent_id": "a", "attempt": 1, "task_id": "t1", "role": "researcher",
         "turn": len(played) + 1, "model": None, "messages": turns(*played), "tools": (), "max_output_tokens": 100,
     }  # fmt: skip
-    return asyncio.run(provider.complete(ModelRequest(**{**given, **changes})))
+    return asyncio.run(provider.complete(ModelRequest(**{**given, **changes}), Alone()))
 
 
 CAPTURING = """

@@ -11,7 +11,7 @@ from sluice_agent_runner.adapters.scenarios import ScenarioLibrary
 from sluice_agent_runner.adapters.scripted import ScriptedProvider
 from sluice_agent_runner.domain.conversation import ChatMessage, ModelRequest, ToolCallRequest
 from sluice_agent_runner.ports import ModelRefused
-from tests.unit.agent_runner.builders import TestTime
+from tests.unit.agent_runner.builders import Alone, TestTime
 
 SCENARIO = """
 agents:
@@ -35,7 +35,7 @@ def test_a_pattern_that_is_invalid_once_filled_fails_its_agent_with_the_scenario
     request = ModelRequest("p", "a", 1, "t1", "worker", 2, None, messages, (), 100)
     provider = ScriptedProvider(ScenarioLibrary(None, path), TestTime())
     with pytest.raises(ModelRefused) as caught:
-        asyncio.run(provider.complete(request))
+        asyncio.run(provider.complete(request, Alone()))
     assert caught.value.code == "scenario_assertion_failed"
     assert "scenario s, role worker, task t1, turn 2: " in caught.value.detail
     assert "repetition" in caught.value.detail

@@ -67,6 +67,9 @@ MODEL_CALLS = Counter("sluice_model_calls_total", "Calls of a model, retries inc
 MODEL_DURATION = Histogram("sluice_model_call_duration_seconds", "Of one call.", ("provider",), buckets_s=SLOW_S)
 TOOL_CALLS = Counter("sluice_tool_calls_total", "Calls of a tool.", ("tool", "outcome"))
 
+VAULT_CALLS = Counter("sluice_vault_calls_total", "Calls of Vault.", ("operation", "outcome"))
+VAULT_DURATION = Histogram("sluice_vault_call_duration_seconds", "Of one call.", ("operation",))
+
 ROWS_WRITTEN = Counter("sluice_rows_written_total", "Rows inserted into ClickHouse.", ("table",))
 QUERY_DURATION = Histogram("sluice_query_duration_seconds", "Of one SQL query from outside.", buckets_s=SLOW_S)
 
@@ -86,6 +89,7 @@ CATALOGUE: tuple[Metric, ...] = (
     RECORDS_REFUSED,
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
     ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
+    VAULT_CALLS, VAULT_DURATION,
     ROWS_WRITTEN, QUERY_DURATION,
     TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from sluice_agent_runner.adapters.routing import ModelRouter
 from sluice_agent_runner.adapters.scenarios import ScenarioLibrary
 from sluice_agent_runner.adapters.scripted import PROVIDER, ScriptedProvider
 from sluice_agent_runner.adapters.system_time import SystemTime
+from sluice_agent_runner.adapters.vault import HvacVault
 from sluice_agent_runner.adapters.workspaces import DiskWorkspaces
 from sluice_agent_runner.domain.tools import CATALOGUE
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import ArtifactStore, ModelProvider, Time
+from sluice_agent_runner.ports import ArtifactStore, ModelProvider, Time, Vault
 from sluice_agent_runner.settings import RunnerSettings
+from sluice_agent_runner.supervision.patience import PatientVault
 from sluice_agent_runner.supervision.runner import Runner
 from sluice_agent_runner.supervision.services import Services
 from sluice_runtime.broker import Broker
@@ -51,6 +53,8 @@ async def agent_runner(
     artifacts: ArtifactStore | None = None,
     models: ModelProvider | None = None,
     metrics: Metrics | None = None,
+    vault: Vault | None = None,
+    vault_away: Callable[[str | None], None] = lambda why: None,
 ) -> AsyncIterator[AgentRunner]:
     """Wires a runner and closes what it opened.
 
@@ -61,6 +65,8 @@ async def agent_runner(
         artifacts: Instead of the store that the settings name.
         models: Instead of the provider that the settings name; without retries but its own.
         metrics: Where the runner counts; none of its counts are seen without.
+        vault: Instead of the one that the settings name.
+        vault_away: Hears why Vault is away, and None once it is back.
 
     Raises:
         InvalidFile: A role is wrong, or grants a tool that there is not.
@@ -86,6 +92,8 @@ async def agent_runner(
             time=time,
             redact=Redactor(settings.known_secrets()).redact,
             measures=measures,
+            vault=_vault(settings, vault, time, measures, vault_away, opened),
+            look_up_interval_s=settings.vault_look_up_interval_s,
         )
         runner = Runner(
             services,
@@ -120,3 +128,26 @@ def _models(settings: RunnerSettings, time: Time, measures: Measures, opened: As
         opened.push_async_callback(http.close)
     name = endpoint.name if endpoint is not None else PROVIDER
     return ModelRouter(name, default, scripted, settings.retry_policy(), time, measures)
+
+
+def _vault(
+    settings: RunnerSettings,
+    vault: Vault | None,
+    time: Time,
+    measures: Measures,
+    away: Callable[[str | None], None],
+    opened: AsyncExitStack,
+) -> PatientVault | None:
+    access = settings.vault()
+    if vault is None and access is not None:
+        vault = real = HvacVault(access)
+        opened.callback(real.close)
+
+    def told(why: str | None) -> None:
+        if why is None:
+            log.info("Vault is back")
+        else:
+            log.warning("Vault is away: %s; it is tried again, and the attempts that need it wait", why)
+        away(why)
+
+    return None if vault is None else PatientVault(vault, time, measures, told)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sluice_agent_runner.ports import Attempts
 from sluice_contracts.envelope import CloudEvent
-from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, AgentThrottle
 from sluice_contracts.messages.base import Message
 
 
@@ -26,10 +26,16 @@ async def pass_answer(attempts: Attempts, event: CloudEvent[AgentAnswer], queue:
     await attempts.on_answer(event.data)
 
 
+async def slow_down(attempts: Attempts, event: CloudEvent[AgentThrottle], queue: str) -> None:
+    """Spaces the agent's API calls from now on, if it is here."""
+    await attempts.on_throttle(event.data)
+
+
 Handler = Callable[[Attempts, CloudEvent[Any], str], Awaitable[None]]
 
 HANDLERS: Mapping[type[Message], Handler] = {
     AgentRun: take_attempt,
     AgentStop: stop_attempt,
     AgentAnswer: pass_answer,
+    AgentThrottle: slow_down,
 }

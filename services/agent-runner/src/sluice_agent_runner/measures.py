@@ -38,7 +38,16 @@ class Measures:
         def refused(topic: str, reason: str) -> Counter:
             return metrics.counter(catalogue.RECORDS_REFUSED, topic=topic, reason=reason)
 
+        @cache
+        def vault_calls(operation: str, outcome: str) -> Counter:
+            return metrics.counter(catalogue.VAULT_CALLS, operation=operation, outcome=outcome)
+
+        @cache
+        def vault_durations(operation: str) -> Histogram:
+            return metrics.histogram(catalogue.VAULT_DURATION, operation=operation)
+
         self._turns, self._calls, self._durations, self._tools, self._refused = turns, calls, durations, tools, refused
+        self._vault_calls, self._vault_durations = vault_calls, vault_durations
 
     def attempts(self, running: int, queued: int) -> None:
         """How many attempts are held."""
@@ -65,3 +74,8 @@ class Measures:
     def refused(self, topic: str, reason: str) -> None:
         """A record went to its dead-letter topic."""
         self._refused(topic, reason).inc()
+
+    def vault_call(self, operation: str, outcome: str, duration_ms: int) -> None:
+        """One call of Vault: open_grant, read_key, look_up; the outcome is ok, unavailable, refused or revoked."""
+        self._vault_calls(operation, outcome).inc()
+        self._vault_durations(operation).observe(duration_ms / 1_000)

@@ -4,6 +4,10 @@
 ModelError
 ├── ModelUnavailable     ask again later: the same request may succeed
 └── ModelRefused         do not ask again: the request, the key or the scenario must change first
+VaultError
+├── VaultUnavailable     ask again later: Vault is away, sealed, slow, or has too much to do
+├── VaultRefused         do not ask again: the grant, the path or the policy must change first
+└── TokenRevoked         the attempt's token is no more: end the attempt
 PublishFailed            whether the event is in the log is unknown: drop the attempt, its lease covers it
 UnusableInput            the task's inputs can't be laid into a workspace: fail the attempt for good
 ```
@@ -12,18 +16,21 @@ UnusableInput            the task's inputs can't be laid into a workspace: fail 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
+from sluice_agent_runner.domain.secret import Secret
 from sluice_contracts.envelope import CloudEvent
-from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, AgentThrottle
 from sluice_contracts.messages.base import Message
 from sluice_runtime.artifacts import ArtifactStore
 from sluice_runtime.clock import Clock
 
 __all__ = [
-    "ArtifactStore", "Attempts", "EventPublisher", "ModelError", "ModelProvider", "ModelRefused", "ModelUnavailable",
-    "PublishFailed", "Time", "Tools", "UnusableInput", "Workspace", "Workspaces",
+    "ArtifactStore", "Attempts", "Caller", "EventPublisher", "ModelError", "ModelProvider", "ModelRefused",
+    "ModelUnavailable", "NoKey", "PublishFailed", "Time", "TokenRevoked", "Tools", "UnusableInput", "Vault",
+    "VaultError", "VaultRefused", "VaultUnavailable", "Workspace", "Workspaces",
 ]  # fmt: skip
 
 
@@ -61,6 +68,22 @@ class ModelRefused(ModelError):
     """Do not ask again: the request, the key or the scenario must change first."""
 
     retryable = False
+
+
+class VaultError(Exception):
+    """Vault did not do what was asked. The message names the path and Vault's own words; it holds no secret."""
+
+
+class VaultUnavailable(VaultError):
+    """Ask again later: Vault is away, sealed, slow, has too much to do, or does not know this runner now."""
+
+
+class VaultRefused(VaultError):
+    """Do not ask again: the grant, the path or the policy must change first."""
+
+
+class TokenRevoked(VaultError):
+    """The token is no more: it was revoked, or its time is over. End the attempt."""
 
 
 class PublishFailed(Exception):
@@ -111,16 +134,105 @@ class Attempts(Protocol):
         """Hands an answer to its agent, if it is held."""
         ...
 
+    async def on_throttle(self, throttle: AgentThrottle) -> None:
+        """Slows an agent's calls down, if it is held."""
+        ...
+
+
+class Vault(Protocol):
+    """HashiCorp Vault or OpenBao, once: nothing is tried again. Bounded in time and in calls at once."""
+
+    async def open_grant(self, queue: str, context: str, sealed: str) -> Secret:
+        """Opens a token that was sealed for a queue's runners, with this runner's own login.
+
+        Args:
+            queue: The queue that the grant came from.
+            context: `<pipeline_id>/<agent_id>/<attempt>`, as it was sealed with.
+            sealed: Vault's ciphertext.
+
+        Raises:
+            VaultUnavailable: It may work later.
+            VaultRefused: It was not sealed for this queue and context, or this runner may not open it.
+        """
+        ...
+
+    async def read_key(self, token: Secret, provider: str) -> Secret | None:
+        """A model provider's key, read with an agent's token; None where there is none.
+
+        Raises:
+            VaultUnavailable: It may work later.
+            VaultRefused: The token lives, and may not read it; or what is there is no key.
+            TokenRevoked: The token does not live.
+        """
+        ...
+
+    async def look_up(self, token: Secret) -> int:
+        """How many seconds a token still lives.
+
+        Raises:
+            VaultUnavailable: It may work later.
+            VaultRefused: It may not look itself up.
+            TokenRevoked: It does not live.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoKey:
+    """Vault has no key for an attempt's model call.
+
+    Attributes:
+        why: For people: the constraint, the missing grant, or the path that is empty.
+    """
+
+    why: str
+
+
+class Caller(Protocol):
+    """The attempt for which a model is called: its pace, its key, and who hears of its calls."""
+
+    async def admitted(self) -> None:
+        """Waits until one more call may go out, and counts it."""
+        ...
+
+    def failed(self, error: ModelError) -> None:
+        """The call that went out brought nothing."""
+        ...
+
+    def came_on(self) -> None:
+        """The call that runs brought a piece of its answer. Cheap: call it for every piece."""
+        ...
+
+    async def key(self, provider: str) -> Secret | NoKey:
+        """The provider's key from Vault.
+
+        Raises:
+            ModelRefused: The attempt's token may not read it.
+            VaultUnavailable: Vault was away too long.
+            TokenRevoked: End the attempt.
+        """
+        ...
+
+    async def key_changed(self, provider: str) -> bool:
+        """Whether Vault has another key by now than the one that was refused; `key` gives it then.
+
+        Raises:
+            ModelRefused, VaultUnavailable, TokenRevoked: As `key`.
+        """
+        ...
+
 
 class ModelProvider(Protocol):
     """A model that can be asked. Cancelling the call ends it, on the wire too."""
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         """Asks the model once more for the conversation's next message.
 
         Raises:
             ModelUnavailable: It may work later.
             ModelRefused: It will not.
+            VaultUnavailable: Its key could not be read; it may work later.
+            TokenRevoked: The attempt has lost its credential.
         """
         ...
 

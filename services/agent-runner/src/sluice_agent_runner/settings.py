@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
+from sluice_agent_runner.adapters.vault import VaultAccess
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import Directories, ServiceSettings
 
@@ -55,7 +56,8 @@ class RunnerSettings(ServiceSettings):
         default=None, max_length=255, description="For agents whose task and role name no model."
     )
     model_api_key_file: Path | None = Field(
-        default=None, description="File that holds the provider's key; read at each call."
+        default=None,
+        description="File that holds the provider's key, for attempts to which Vault gives none; read at each call.",
     )
     model_connect_timeout_s: float = Field(default=10.0, gt=0, le=600, description="To connect to the provider.")
     model_silence_timeout_s: float = Field(default=60.0, gt=0, le=3_600, description="Between two pieces of an answer.")
@@ -78,11 +80,54 @@ class RunnerSettings(ServiceSettings):
         default=None, description="Where scripted:NAME finds NAME.yaml; a file may be added or changed at any time."
     )
 
+    vault_addr: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Vault, or OpenBao, which opens the grants of attempts; without it a task with a grant fails.",
+    )
+    vault_role_id_file: Path | None = Field(
+        default=None, description="File with the role id of AppRole `agent-runner`; read at each login."
+    )
+    vault_secret_id_file: Path | None = Field(default=None, description="File with its secret id; read at each login.")
+    vault_ca_file: Path | None = Field(
+        default=None, description="PEM file of Vault's authority; default: the usual authorities."
+    )
+    vault_timeout_s: float = Field(default=5.0, gt=0, le=600, description="For one call of Vault.")
+    vault_api_keys_path: str = Field(
+        default="secret/data/api-keys",
+        pattern=r"^[A-Za-z0-9_\-]+/data(/[A-Za-z0-9_\-]+)+$",
+        description="Below it, by its provider's name, stands each key, as field `api_key`.",
+    )
+    vault_look_up_interval_s: float = Field(
+        default=10.0, ge=0.1, le=3_600, description="How often it is looked whether an attempt's token lives."
+    )
+
     @model_validator(mode="after")
     def _can_ask(self) -> RunnerSettings:
-        if self.model_provider == "openrouter" and self.model_api_key_file is None:
-            raise ValueError("SLUICE_MODEL_PROVIDER=openrouter needs a key: set SLUICE_MODEL_API_KEY_FILE")
+        if self.model_provider == "openrouter" and self.model_api_key_file is None and self.vault_addr is None:
+            raise ValueError(
+                "SLUICE_MODEL_PROVIDER=openrouter needs a key: set SLUICE_MODEL_API_KEY_FILE, or SLUICE_VAULT_ADDR"
+            )
+        if self.vault_addr is not None and None in (self.vault_role_id_file, self.vault_secret_id_file):
+            raise ValueError(
+                "SLUICE_VAULT_ADDR needs a login: set SLUICE_VAULT_ROLE_ID_FILE and SLUICE_VAULT_SECRET_ID_FILE"
+            )
         return self
+
+    def vault(self) -> VaultAccess | None:
+        """Where Vault is; None in an installation without credentials."""
+        if self.vault_addr is None:
+            return None
+        assert self.vault_role_id_file is not None
+        assert self.vault_secret_id_file is not None
+        return VaultAccess(
+            address=self.vault_addr,
+            role_id_file=self.vault_role_id_file,
+            secret_id_file=self.vault_secret_id_file,
+            ca_file=self.vault_ca_file,
+            api_keys_path=self.vault_api_keys_path,
+            timeout_s=self.vault_timeout_s,
+        )
 
     def retry_policy(self) -> RetryPolicy:
         """How failed model calls are repeated."""
@@ -108,12 +153,14 @@ class RunnerSettings(ServiceSettings):
             silence_timeout_s=self.model_silence_timeout_s,
             call_timeout_s=self.model_call_timeout_s,
             reports_cost=self.model_provider == "openrouter",
+            needs_key=self.model_provider == "openrouter",
         )
 
     def known_secrets(self) -> Iterable[str]:
-        """See `ServiceSettings.known_secrets`; with the model's key."""
+        """See `ServiceSettings.known_secrets`; with the model's key, and this runner's login at Vault."""
         yield from super().known_secrets()
-        if self.model_api_key_file is not None and self.model_api_key_file.is_file():
-            key = self.model_api_key_file.read_text(errors="replace").strip()
-            if key:
-                yield key
+        for file in (self.model_api_key_file, self.vault_role_id_file, self.vault_secret_id_file):
+            if file is not None and file.is_file():
+                secret = file.read_text(errors="replace").strip()
+                if secret:
+                    yield secret

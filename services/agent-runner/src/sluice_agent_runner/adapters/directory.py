@@ -13,6 +13,8 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sluice_agent_runner.domain.violations import SYMLINK_ESCAPE
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO would block an open without O_NONBLOCK; it is refused after fstat.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -31,7 +33,15 @@ READ_ONLY_MODE = 0o400
 
 
 class Refused(Exception):
-    """Tell whoever named the file: the message names it, what is wrong, and what to do."""
+    """Tell whoever named the file: the message names it, what is wrong, and what to do.
+
+    Attributes:
+        breaks: The policy that doing it would have broken; see `domain.violations`.
+    """
+
+    def __init__(self, message: str, breaks: str | None = None) -> None:
+        self.breaks = breaks
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +158,8 @@ class Directory:
                         pass  # if it is no folder, opening it says so
                 below = os.open(part, _FOLDER, dir_fd=current)
             except OSError as error:
-                raise _told(error, "/".join(parts[:depth])) from None
+                shown = "/".join(parts[:depth])
+                raise _link(shown) if _is_link(part, current) else _told(error, shown) from None
             finally:
                 os.close(current)
             current = below
@@ -219,6 +230,17 @@ def _walk(folder: int, prefix: str, found: list[Entry]) -> bool:
     return True
 
 
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _link(shown: str) -> Refused:
+    return Refused(f"{shown} is a symbolic link; links are not followed", SYMLINK_ESCAPE)
+
+
 def _told(error: OSError, shown: str) -> Exception:
     """What the system refused, in the tree's own terms: the machine's paths are nobody's business."""
     if isinstance(error, FileNotFoundError):
@@ -228,9 +250,9 @@ def _told(error: OSError, shown: str) -> Exception:
     if isinstance(error, IsADirectoryError):
         return Refused(f"{shown} is a folder; name a file in it")
     if error.errno == errno.ELOOP:
-        return Refused(f"{shown} is a symbolic link; links are not followed")
+        return _link(shown)
     if error.errno == errno.ENOTDIR:
-        return Refused(f"{shown} is no folder, or a symbolic link; links are not followed")
+        return Refused(f"{shown} is no folder")
     if error.errno in (errno.ENXIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
         return Refused(f"{shown} can't be opened: {os.strerror(error.errno)}")
     return error

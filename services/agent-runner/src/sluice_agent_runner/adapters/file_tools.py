@@ -79,7 +79,8 @@ class FileTools:
             else:
                 raise TypeError(f"no tool takes {type(arguments).__name__}")
         except (Refused, UnsafeName) as error:
-            return ToolResult(call.call_id, str(error), True, self._time.monotonic_ms() - begun_ms)
+            duration_ms = self._time.monotonic_ms() - begun_ms
+            return ToolResult(call.call_id, str(error), True, duration_ms, breaks=error.breaks)
         return ToolResult(call.call_id, content, False, self._time.monotonic_ms() - begun_ms, artifact)
 
     async def _do(self, work: Callable[[], str]) -> str:

@@ -179,7 +179,7 @@ def refused(status: int, body: bytes, model: str, retry_after_s: float | None) -
     said = _message(error)
     what = f"the provider answered {status}{f': {said}' if said else ''}"
     if status in (401, 403):
-        return ModelRefused("model_unauthorized", f"{what}; check the key in SLUICE_MODEL_API_KEY_FILE")
+        return ModelRefused("model_unauthorized", what)
     if status == 402:
         return ModelRefused("model_payment_required", what)
     if _CONTEXT_CODES & _codes(error) or (status in (400, 413, 422) and _CONTEXT_WORDS.search(_words(error))):

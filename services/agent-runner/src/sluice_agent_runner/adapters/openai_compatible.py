@@ -15,8 +15,9 @@ import httpx
 from sluice_agent_runner.adapters.openai_answer import Answer, refused
 from sluice_agent_runner.adapters.sse import SseParser
 from sluice_agent_runner.domain.conversation import ChatMessage, ModelReply, ModelRequest
+from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.domain.tools import ToolDefinition
-from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable, Time
+from sluice_agent_runner.ports import Caller, ModelError, ModelRefused, ModelUnavailable, Time
 
 RESPONSE_MAX_BYTES = 8 * 1024 * 1024
 """One answer with all its framing: a streamed token costs about 200 bytes of it."""
@@ -38,7 +39,8 @@ class Endpoint:
     Attributes:
         name: The provider's name in events: openrouter, openai, …
         base_url: Up to and without `/chat/completions`.
-        api_key_file: Read at each call, so that a new key needs no restart; None where none is wanted.
+        api_key_file: Read at each call, so that a new key needs no restart; used where Vault gives the attempt none.
+        needs_key: Whether it answers nobody without a key: then it is not even asked.
         default_model: For agents whose task and role name none.
         connect_timeout_s: For the connection.
         silence_timeout_s: Between two pieces of an answer; a thinking model sends comments meanwhile.
@@ -54,6 +56,7 @@ class Endpoint:
     silence_timeout_s: float = 60.0
     call_timeout_s: float = 600.0
     reports_cost: bool = False
+    needs_key: bool = False
 
 
 class OpenAiCompatibleProvider:
@@ -77,7 +80,7 @@ class OpenAiCompatibleProvider:
         """Closes all connections."""
         await self._client.aclose()
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         """See `ports.ModelProvider.complete`."""
         model = request.model or self._endpoint.default_model
         if model is None:
@@ -85,14 +88,15 @@ class OpenAiCompatibleProvider:
                 "unknown_model",
                 f"task {request.task_id} and role {request.role} name no model; set SLUICE_MODEL_DEFAULT",
             )
-        key = self._key()
+        key, origin = await self._key(caller)
         try:
             async with asyncio.timeout(self._endpoint.call_timeout_s):
-                return await self._ask(request, model, key)
+                return await self._ask(request, model, key, caller)
         except ModelError as error:
-            if key is not None and key in error.detail:
-                error.detail = error.detail.replace(key, "[redacted:api_key]")
-                error.args = (f"{error.code}: {error.detail}",)
+            detail = error.detail if key is None else error.detail.replace(key, "[redacted:api_key]")
+            if error.code == "model_unauthorized":
+                detail = f"{detail}; {origin}"
+            error.detail, error.args = detail, (f"{error.code}: {detail}",)
             raise
         except TimeoutError:
             raise ModelUnavailable(
@@ -111,23 +115,19 @@ class OpenAiCompatibleProvider:
                 "model_unreachable", f"provider {self._endpoint.name} can't be reached: {type(error).__name__}"
             ) from None
 
-    def _key(self) -> str | None:
-        path = self._endpoint.api_key_file
-        if path is None:
-            return None
-        try:
-            with path.open("rb") as file:
-                key = file.read(KEY_MAX_BYTES + 1).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-            raise ModelRefused(
-                "model_unauthorized", f"the key can't be read: {why}; set SLUICE_MODEL_API_KEY_FILE"
-            ) from None
-        if not key or len(key) > KEY_MAX_BYTES or not key.isprintable() or " " in key:
-            raise ModelRefused("model_unauthorized", "the file of SLUICE_MODEL_API_KEY_FILE does not hold one key")
-        return key
+    async def _key(self, caller: Caller) -> tuple[str | None, str]:
+        """The key of one call, and where it is from, or why there is none: Vault's, else the file's, else none."""
+        found = await caller.key(self._endpoint.name)
+        if isinstance(found, Secret):
+            return found.reveal(), "the key was Vault's: check it there"
+        if self._endpoint.api_key_file is not None:
+            return _key_of(self._endpoint.api_key_file), "check the key in SLUICE_MODEL_API_KEY_FILE"
+        origin = f"there is no key: {found.why}, and SLUICE_MODEL_API_KEY_FILE is not set"
+        if self._endpoint.needs_key:
+            raise ModelRefused("model_unauthorized", f"provider {self._endpoint.name} was not asked; {origin}")
+        return None, origin
 
-    async def _ask(self, request: ModelRequest, model: str, key: str | None) -> ModelReply:
+    async def _ask(self, request: ModelRequest, model: str, key: str | None, caller: Caller) -> ModelReply:
         body = json.dumps(_body(request, model, reports_cost=self._endpoint.reports_cost)).encode()
         # No compression: a small body must not become a large one.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -143,7 +143,7 @@ class OpenAiCompatibleProvider:
                 raise ModelUnavailable("model_malformed", "the provider's answer is compressed, unasked")
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "text/event-stream":
-                await _read_stream(response, answer)
+                await _read_stream(response, answer, caller)
             elif kind == "application/json":
                 answer.whole(await _read_whole(response))
             else:
@@ -167,7 +167,21 @@ class OpenAiCompatibleProvider:
             return None
 
 
-async def _read_stream(response: httpx.Response, answer: Answer) -> None:
+def _key_of(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            key = opened.read(KEY_MAX_BYTES + 1).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise ModelRefused(
+            "model_unauthorized", f"the key can't be read: {why}; set SLUICE_MODEL_API_KEY_FILE"
+        ) from None
+    if not key or len(key) > KEY_MAX_BYTES or not key.isprintable() or " " in key:
+        raise ModelRefused("model_unauthorized", "the file of SLUICE_MODEL_API_KEY_FILE does not hold one key")
+    return key
+
+
+async def _read_stream(response: httpx.Response, answer: Answer, caller: Caller) -> None:
     parser = SseParser()
     size_bytes = 0
     async for piece in response.aiter_raw():
@@ -180,6 +194,7 @@ async def _read_stream(response: httpx.Response, answer: Answer) -> None:
                     raise ModelUnavailable("model_malformed", "the provider's stream ended without a finish_reason")
                 return
             answer.chunk(data)
+            caller.came_on()
     if not answer.complete:
         raise ModelUnavailable("model_stream_cut", "the provider's stream ended before its end")
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import ModelProvider, ModelRefused, ModelUnavailable, Time
+from sluice_agent_runner.ports import Caller, ModelProvider, ModelRefused, ModelUnavailable, Time
 
 BREAKER_LOOK_S = 1.0
 """How often a waiting call looks whether the breaker has closed."""
@@ -86,32 +86,42 @@ class ResilientProvider:
         self._time = time
         self._breaker = Breaker(policy)
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         """See `ports.ModelProvider.complete`; the reply's `calls` counts the failed ones too."""
-        retry = 0
+        failed = retries = 0
+        new_key = False
         while True:
             await self._until_closed()
+            await caller.admitted()
             begun_ms = self._time.monotonic_ms()
             try:
-                reply = await self._provider.complete(replace(request, retry=retry) if retry else request)
+                asked = replace(request, retry=failed) if failed else request
+                reply = await self._provider.complete(asked, caller)
             except ModelRefused as error:
                 self._breaker.answered()  # it lives; it does not want this request
                 self._measure(error.code, begun_ms)
-                raise
+                caller.failed(error)
+                failed += 1
+                if new_key or error.code != "model_unauthorized" or not await caller.key_changed(self._name):
+                    raise
+                new_key = True
+                continue
             except ModelUnavailable as error:
                 self._measure(error.code, begun_ms)
+                caller.failed(error)
                 if error.code == "rate_limited":
                     self._breaker.answered()
                 else:
                     self._breaker.failed(self._time.monotonic_ms())
-                retry += 1
-                wait_s = self._policy.wait_s(retry, error.retry_after_s)
-                if retry > self._policy.retries_max_count or wait_s > self._policy.retry_after_max_s:
+                failed += 1
+                retries += 1
+                wait_s = self._policy.wait_s(retries, error.retry_after_s)
+                if retries > self._policy.retries_max_count or wait_s > self._policy.retry_after_max_s:
                     raise
             else:
                 self._breaker.answered()
                 self._measure("ok", begun_ms)
-                return replace(reply, calls=retry + 1) if retry else reply
+                return replace(reply, calls=failed + 1) if failed else reply
             await self._time.sleep(wait_s)
 
     def _measure(self, outcome: str, begun_ms: int) -> None:

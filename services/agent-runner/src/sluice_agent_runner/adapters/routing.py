@@ -6,7 +6,7 @@ from sluice_agent_runner.adapters.resilient import ResilientProvider, RetryPolic
 from sluice_agent_runner.adapters.scripted import PROVIDER as SCRIPTED
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import ModelProvider, Time
+from sluice_agent_runner.ports import Caller, ModelProvider, Time
 
 SCENARIOS_MAX_COUNT = 1_000
 """Scenarios whose failures are counted apart; the oldest is forgotten first."""
@@ -34,11 +34,11 @@ class ModelRouter:
         self._time = time
         self._scenarios: dict[str, ResilientProvider] = {}
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         """See `ports.ModelProvider.complete`."""
         model = request.model
         if model is None or not model.startswith(f"{SCRIPTED}:"):
-            return await self._default.complete(request)
+            return await self._default.complete(request, caller)
         provider = self._scenarios.get(model)
         if provider is None:
             if len(self._scenarios) >= SCENARIOS_MAX_COUNT:
@@ -46,4 +46,4 @@ class ModelRouter:
             provider = self._scenarios[model] = ResilientProvider(
                 model, self._scripted, self._policy, self._time, self._measures
             )
-        return await provider.complete(request)
+        return await provider.complete(request, caller)

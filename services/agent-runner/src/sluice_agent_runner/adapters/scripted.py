@@ -27,7 +27,7 @@ from sluice_agent_runner.adapters.scenarios import (
 )
 from sluice_agent_runner.adapters.templates import arguments_text, filled, filled_value
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCallRequest
-from sluice_agent_runner.ports import ModelError, ModelRefused, ModelUnavailable, Time
+from sluice_agent_runner.ports import Caller, ModelError, ModelRefused, ModelUnavailable, Time
 from sluice_runtime.yaml_files import InvalidFile
 
 PROVIDER = "scripted"
@@ -57,7 +57,7 @@ class ScriptedProvider:
         self._library = library
         self._time = time
 
-    async def complete(self, request: ModelRequest) -> ModelReply:
+    async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
         """See `ports.ModelProvider.complete`."""
         scenario = self._scenario(request.model)
         script = scenario.script(request.role, request.task_id)

@@ -10,7 +10,7 @@ from sluice_contracts.messages.base import Problem
 
 
 class CallModel(msgspec.Struct, frozen=True):
-    """Ask the model; answer with `on_model_reply` or `on_model_failed`."""
+    """Ask the model, and tell `signals` of each call; answer with `on_model_reply` or `on_model_failed`."""
 
     request: ModelRequest
 
@@ -22,7 +22,10 @@ class RunTools(msgspec.Struct, frozen=True):
 
 
 class FinishTurn(msgspec.Struct, frozen=True):
-    """Store the record's link, publish `agent.turn_finished`, wait until the broker has it; then `on_turn_durable`."""
+    """Store the record's link, publish `agent.turn_finished` and what `signals` has, wait until the broker has them.
+
+    Then `on_turn_durable`.
+    """
 
     record: TurnRecord
 

@@ -32,6 +32,11 @@ class Allowance:
             self._waited_ms += max(0, now_ms - self._waiting_since_ms)
             self._waiting_since_ms = None
 
+    @property
+    def deadline_at_ms(self) -> int:
+        """When the task must have ended, as far as it is known now."""
+        return self._run.deadline_at_ms + self._waited_ms
+
     def exhausted(self, turns: int, now_ms: int) -> Fail | None:
         """Why the turn after this many may not begin; None if it may."""
         run, budget = self._run, self._run.task.budget
@@ -53,7 +58,7 @@ class Allowance:
                 f"{self._cost_usd:.6f} USD are used; turn {turns + 1} is not begun",
                 limit=f"budget.cost_usd={budget.cost_usd} USD",
             )
-        if now_ms >= run.deadline_at_ms + self._waited_ms:
+        if now_ms >= self.deadline_at_ms:
             return failure(
                 "agent_timeout",
                 f"the deadline has passed; turn {turns + 1} is not begun",

@@ -7,8 +7,11 @@ from collections.abc import Callable, Container
 from sluice_agent_runner.domain import limits
 from sluice_agent_runner.domain.conversation import ModelReply, ToolCallRequest
 
+Redact = Callable[[str], str]
+"""Takes secrets out of a text; gives back the very same object where there are none."""
 
-def cleaned(reply: ModelReply, turn: int, granted: Container[str], redact: Callable[[str], str]) -> ModelReply:
+
+def cleaned(reply: ModelReply, turn: int, granted: Container[str], redact: Redact) -> ModelReply:
     """The answer, redacted, with call ids that are unique and of lawful length.
 
     Args:

@@ -121,13 +121,18 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class ToolResult(msgspec.Struct, frozen=True):
-    """What a tool answered, in the order of the calls."""
+    """What a tool answered, in the order of the calls.
+
+    Attributes:
+        breaks: The policy that the call would have broken; see `domain.violations`.
+    """
 
     call_id: str
     content: str
     is_error: bool = False
     duration_ms: int = 0
     artifact: WrittenArtifact | None = None
+    breaks: str | None = None
 
     def message(self) -> ChatMessage:
         """The result as the model reads it."""

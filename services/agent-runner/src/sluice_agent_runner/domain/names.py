@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import unicodedata
 
+from sluice_agent_runner.domain import violations
 from sluice_agent_runner.domain.limits import NAME_COMPONENT_MAX_BYTES, NAME_MAX_CHARACTERS, NAME_MAX_DEPTH
 
 
 class UnsafeName(ValueError):
-    """The name can't be used for a file. The message names it, what is wrong, and what a lawful one looks like."""
+    """The name can't be used for a file. The message names it, what is wrong, and what a lawful one looks like.
+
+    Attributes:
+        breaks: The policy that using it would break; None where it is a mistake and no more.
+    """
+
+    def __init__(self, message: str, breaks: str | None = None) -> None:
+        self.breaks = breaks
+        super().__init__(message)
 
 
 def components(name: str) -> tuple[str, ...]:
@@ -24,8 +33,10 @@ def components(name: str) -> tuple[str, ...]:
         raise UnsafeName("the name is empty; give a relative one, such as report.md")
     if len(name) > NAME_MAX_CHARACTERS:
         raise _unsafe(name, f"has {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed")
+    if ".." in name.replace("\\", "/").split("/"):
+        raise _unsafe(name, "has the component '..'; a name may not leave its folder", violations.PATH_TRAVERSAL)
     if name.startswith("/"):
-        raise _unsafe(name, "is absolute; give it relative to the workspace")
+        raise _unsafe(name, "is absolute; give it relative to the workspace", violations.ABSOLUTE_PATH)
     if "\\" in name:
         raise _unsafe(name, "holds a backslash; separate folders with /")
     for character in name:
@@ -35,7 +46,7 @@ def components(name: str) -> tuple[str, ...]:
     if len(parts) > NAME_MAX_DEPTH:
         raise _unsafe(name, f"is {len(parts)} folders deep; at most {NAME_MAX_DEPTH} are allowed")
     for part in parts:
-        if part in ("", ".", ".."):
+        if part in ("", "."):
             raise _unsafe(name, f"has the component {part!r}; a name may not leave its folder")
         if part != part.strip():
             raise _unsafe(name, f"has the component {part!r}, which begins or ends with a space")
@@ -44,6 +55,6 @@ def components(name: str) -> tuple[str, ...]:
     return parts
 
 
-def _unsafe(name: str, fault: str) -> UnsafeName:
+def _unsafe(name: str, fault: str, breaks: str | None = None) -> UnsafeName:
     shown = name if len(name) <= 80 else name[:77] + "…"
-    return UnsafeName(f"the name {shown!r} {fault}")
+    return UnsafeName(f"the name {shown!r} {fault}", breaks)

@@ -20,10 +20,13 @@ from sluice_agent_runner.domain import limits
 Effect = Literal["write", "network", "secrets"]
 """What a tool may touch besides reading its workspace."""
 
+NO_SECRETS = "no-secrets"
+"""The constraint of a task whose agent gets no credential."""
+
 FORBIDDEN_BY: Mapping[str, frozenset[Effect]] = {
     "read-only": frozenset({"write"}),
     "sandbox-only": frozenset({"network"}),
-    "no-secrets": frozenset({"secrets"}),
+    NO_SECRETS: frozenset({"secrets"}),
 }
 """Which effects a constraint (P3) forbids."""
 
@@ -139,7 +142,15 @@ class ToolDefinition:
 
 
 class InvalidArguments(ValueError):
-    """Tell the model: the message names the field and what was expected."""
+    """Tell the model: the message names the field and what was expected.
+
+    Attributes:
+        breaks: The policy that the call would have broken; see `domain.violations`.
+    """
+
+    def __init__(self, message: str, breaks: str | None = None) -> None:
+        self.breaks = breaks
+        super().__init__(message)
 
 
 def check_arguments(arguments: str) -> None:

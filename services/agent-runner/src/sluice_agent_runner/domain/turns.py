@@ -13,7 +13,7 @@ turn twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -31,16 +31,15 @@ from sluice_agent_runner.domain.actions import (
 )
 from sluice_agent_runner.domain.admission import admit
 from sluice_agent_runner.domain.allowance import Allowance
-from sluice_agent_runner.domain.cleaning import cleaned
+from sluice_agent_runner.domain.calls import TurnCalls
+from sluice_agent_runner.domain.cleaning import Redact, cleaned
 from sluice_agent_runner.domain.conclusion import Conditions
 from sluice_agent_runner.domain.conversation import (
-    AuditedCall,
     ChatMessage,
     Conclusion,
     Link,
     ModelReply,
     ModelRequest,
-    ToolCall,
     ToolCallRequest,
     ToolResult,
     TurnRecord,
@@ -48,12 +47,11 @@ from sluice_agent_runner.domain.conversation import (
 )
 from sluice_agent_runner.domain.questions import Questions
 from sluice_agent_runner.domain.result_schema import InvalidOutputSchema
-from sluice_agent_runner.domain.tools import ASK_HUMAN, CATALOGUE, FINISH, InvalidArguments, ToolDefinition
+from sluice_agent_runner.domain.signals import Signals
+from sluice_agent_runner.domain.tools import ASK_HUMAN, CATALOGUE, FINISH, ToolDefinition
 from sluice_agent_runner.domain.tools import Finish as FinishArguments
 from sluice_contracts.messages.agent import AgentRun, Answer
 from sluice_runtime.role import Role
-
-Redact = Callable[[str], str]
 
 WITHOUT_TOOL_MAX_COUNT = 2
 """Answers in a row without a tool call: one is nudged, the next shows that nudging does not help."""
@@ -74,6 +72,9 @@ class TurnMachine:
         redact: Applied to all that comes in, before it enters the conversation: what the model reads, the transcript
             and the log hold the same.
         catalogue: All tools that there are.
+
+    Attributes:
+        signals: What is to be told for error budgets; the driver tells it of each call of the model.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class TurnMachine:
         self._redact = redact
         self._catalogue = catalogue
         self._tools: tuple[ToolDefinition, ...] = ()
-        self._granted: dict[str, ToolDefinition] = {}
         self._conditions = Conditions(run.task, role)
         self._model = run.task.model or role.model
+        self.signals = Signals(run.agent_id, run.attempt, run.turn, redact)
+        self._calls = TurnCalls(run.task, role, catalogue, self.signals, redact)
 
         self._allowance = Allowance(run)
         self._questions = Questions(run.agent_id, run.answers)
@@ -111,8 +113,6 @@ class TurnMachine:
 
         self._reply: ModelReply | None = None
         self._model_ms = 0
-        self._results: dict[str, ToolResult] = {}
-        self._control: list[tuple[ToolCallRequest, msgspec.Struct]] = []
         self._conclusion: Conclusion | None = None
         self._failure: Fail | None = None
 
@@ -125,6 +125,11 @@ class TurnMachine:
     def artifacts(self) -> tuple[WrittenArtifact, ...]:
         """The last version of each artifact that finished turns wrote, in the order of first writing."""
         return tuple(self._artifacts.values())
+
+    @property
+    def deadline_at_ms(self) -> int:
+        """When the task must have ended, with the time that was waited for people."""
+        return self._allowance.deadline_at_ms
 
     @property
     def judges_results(self) -> bool:
@@ -140,7 +145,7 @@ class TurnMachine:
         if isinstance(tools, Fail):
             return self._end(tools)
         self._tools = tools
-        self._granted = {tool.name: tool for tool in tools}
+        self._calls.grant(tools)
         failed = self._take_up_links()
         if failed is not None:
             return self._end(failed)
@@ -154,10 +159,10 @@ class TurnMachine:
     def on_model_reply(self, reply: ModelReply, model_ms: int) -> Action:
         """Takes the model's answer."""
         self._expect("model")
-        reply = self._reply = cleaned(reply, self._turn + 1, self._granted, self._redact)
+        reply = self._reply = cleaned(reply, self._turn + 1, self._calls.granted, self._redact)
         self._model_ms = model_ms
         self._allowance.use(reply.usage)
-        to_run = self._sort_out(reply.tool_calls)
+        to_run = self._calls.sort_out(reply.tool_calls)
         if to_run:
             self._expected = "tools"
             return RunTools(tuple(to_run))
@@ -166,11 +171,8 @@ class TurnMachine:
     def on_tool_results(self, results: Sequence[ToolResult]) -> Action:
         """Takes the outcome of every call that `RunTools` named."""
         self._expect("tools")
-        for result in results:
-            content = self._redact(result.content)
-            if content is not result.content:
-                result = ToolResult(result.call_id, content, result.is_error, result.duration_ms, result.artifact)
-            self._results[result.call_id] = result
+        assert self._reply is not None
+        self._calls.take(self._reply.tool_calls, results)
         return self._finish_turn()
 
     def on_model_failed(self, code: str, detail: str, retryable: bool) -> Action:
@@ -225,19 +227,20 @@ class TurnMachine:
         self._conclusion = last.conclusion
         if last.conclusion is None:
             self._decide_again(last)
+        self.signals.take()  # that was told when it happened
         return self._failure
 
     def _decide_again(self, last: Link) -> None:
         """Finds out what followed from the last turn: its questions, its failure, the word to a silent model."""
         said = last.said
-        self._sort_out(said.tool_calls)
+        self._calls.sort_out(said.tool_calls)
         self._steer(said.content, said.tool_calls)
         self._conclusion = None  # the link is the record: it holds none
         answered = {message.call_id for message in last.messages if message.role == "tool"} | self._questions.call_ids
         for request in said.tool_calls:
             # A question that was lawful when it was asked, and is not any more: its agent hears why.
             if request.call_id not in answered:
-                self._added.append(self._result(request).message())
+                self._added.append(self._calls.result(request).message())
         self._turn_is_over(said.tool_calls)
 
     def _go_on(self, now_ms: int) -> Action:
@@ -268,76 +271,36 @@ class TurnMachine:
 
     # Inside a turn
 
-    def _sort_out(self, requests: Sequence[ToolCallRequest]) -> list[ToolCall]:
-        """Refuses what is not lawful, keeps what steers the loop for `_steer`; the others are to be run."""
-        to_run = []
-        for number, request in enumerate(requests, 1):
-            try:
-                tool, arguments = self._checked(request, number)
-            except InvalidArguments as error:
-                self._refuse(request, str(error))
-                continue
-            if tool.control:
-                self._control.append((request, arguments))
-            else:
-                to_run.append(ToolCall(request.call_id, request.name, arguments))
-        return to_run
-
-    def _checked(self, request: ToolCallRequest, number: int) -> tuple[ToolDefinition, msgspec.Struct]:
-        tool = self._granted.get(request.name)
-        if tool is None:
-            raise InvalidArguments(f"there is no tool {request.name!r}; you have {', '.join(self._granted)}")
-        calls_max = self._role.limits.max_tool_calls_per_turn
-        if number > calls_max:
-            raise InvalidArguments(f"not run: this is call {number} of the turn, and at most {calls_max} are run")
-        return tool, tool.parse(request.arguments)
-
-    def _refuse(self, request: ToolCallRequest, why: str) -> None:
-        self._results[request.call_id] = ToolResult(request.call_id, self._redact(why), is_error=True)
-
-    def _result(self, request: ToolCallRequest) -> ToolResult:
-        """Whatever was not run is told so: a model's protocol wants a result for each call."""
-        return self._results.get(request.call_id) or ToolResult(request.call_id, "not run", is_error=True)
-
     def _finish_turn(self) -> Action:
         assert self._reply is not None
-        reply, results = self._reply, self._results
-        written = tuple(
-            result.artifact
-            for result in (results.get(call.call_id) for call in reply.tool_calls)
-            if result is not None and result.artifact is not None
-        )
+        reply, calls = self._reply, self._calls
+        written = calls.written(reply.tool_calls)
         for artifact in written:
             self._artifacts[artifact.name] = artifact
         self._turn += 1
         self._steer(reply.text, reply.tool_calls)
         prompt = tuple(self._added)
-        added = [*prompt, ChatMessage("assistant", reply.text, reply.tool_calls)]
-        audited = []
-        waiting = self._questions.call_ids
-        for request in reply.tool_calls:
-            if request.call_id in waiting:
-                audited.append(
-                    AuditedCall(request, ToolResult(request.call_id, "asked; the answer is in a later turn"))
-                )
-                continue
-            result = self._result(request)
-            added.append(result.message())
-            audited.append(AuditedCall(request, result))
-        link = Link(self._turn, self._previous, tuple(added), written, self._conclusion)
+        asking = self._questions.call_ids
+        audited = calls.audited(reply.tool_calls, asking)
+        added = (
+            *prompt,
+            ChatMessage("assistant", reply.text, reply.tool_calls),
+            *(one.result.message() for one in audited if one.request.call_id not in asking),
+        )
+        link = Link(self._turn, self._previous, added, written, self._conclusion)
         self._messages += added
-        record = TurnRecord(self._turn, link, prompt, reply, tuple(audited), self._model_ms)
+        record = TurnRecord(self._turn, link, prompt, reply, audited, self._model_ms)
         self._added = []
         self._turn_is_over(reply.tool_calls)
         self._reply = None
         self._expected = "durable"
+        self.signals.turn_finished()
         return FinishTurn(record)
 
     def _turn_is_over(self, requests: Sequence[ToolCallRequest]) -> None:
         if not requests and self._conclusion is None and self._failure is None:
             self._say("user", self._told_without_tool)
-        self._results = {}
-        self._control = []
+        self._calls.over()
 
     def _steer(self, text: str, requests: Sequence[ToolCallRequest]) -> None:
         """What follows from a turn once its tools have run. The same again for the last turn of a transcript."""
@@ -352,27 +315,27 @@ class TurnMachine:
 
     def _answer_control(self) -> None:
         """Answers finish and ask_human."""
-        asks = [(request, arguments) for request, arguments in self._control if request.name == ASK_HUMAN.name]
+        asks = [(request, arguments) for request, arguments in self._calls.control if request.name == ASK_HUMAN.name]
         for request, arguments in asks:
             self._questions.ask(request, arguments, self._turn)
-        for request, arguments in self._control:
+        for request, arguments in self._calls.control:
             if request.name != FINISH.name:
                 continue
             assert isinstance(arguments, FinishArguments)
             if asks:
-                self._refuse(request, "refused: you also asked a question; wait for its answer")
+                self._calls.refuse(request, "refused: you also asked a question; wait for its answer")
             elif self._conclusion is not None:
-                self._refuse(request, "refused: the task is finished already")
+                self._calls.refuse(request, "refused: the task is finished already")
             else:
                 self._try_to_finish(request, arguments)
 
     def _try_to_finish(self, request: ToolCallRequest, arguments: FinishArguments) -> None:
         conclusion, faults = self._conditions.conclude(arguments.summary, arguments.result, self._artifacts)
         if conclusion is None:
-            self._refuse(request, "refused:\n" + "\n".join(f"- {fault}" for fault in faults))
+            self._calls.refuse(request, "refused:\n" + "\n".join(f"- {fault}" for fault in faults))
             return
         self._conclusion = conclusion
-        self._results[request.call_id] = ToolResult(request.call_id, "accepted")
+        self._calls.accept(request)
 
     def _answered_without_tool(self, text: str) -> None:
         self._without_tool += 1

@@ -23,6 +23,13 @@ async def main(settings: RunnerSettings, stop: asyncio.Event) -> None:
     """
     metrics = Metrics(SERVICE, settings.instance_id)
     readiness = Readiness("tasks")
+
+    def vault_away(why: str | None) -> None:
+        if why is None:
+            readiness.met("vault")
+        else:
+            readiness.missing("vault", why)
+
     kafka = KafkaBroker(
         settings.kafka(),
         prefix=settings.topic_prefix,
@@ -31,7 +38,7 @@ async def main(settings: RunnerSettings, stop: asyncio.Event) -> None:
     )
     async with (
         kafka as broker,
-        agent_runner(settings, broker, metrics=metrics) as wired,
+        agent_runner(settings, broker, metrics=metrics, vault_away=vault_away) as wired,
         serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port) as http,
     ):
         stopping = asyncio.create_task(stop.wait())

@@ -10,18 +10,32 @@ from sluice_agent_runner.domain import events
 from sluice_agent_runner.domain.actions import Action, AskHuman, CallModel, Fail, FinishTurn, RunTools, Succeed, Wait
 from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
 from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
-from sluice_agent_runner.domain.tools import CATALOGUE
+from sluice_agent_runner.domain.pace import Pace
+from sluice_agent_runner.domain.signals import Signal
+from sluice_agent_runner.domain.tools import CATALOGUE, NO_SECRETS
 from sluice_agent_runner.domain.turns import TurnMachine
-from sluice_agent_runner.ports import ModelError, PublishFailed, UnusableInput, Workspace
+from sluice_agent_runner.ports import ModelError, PublishFailed, Workspace
+from sluice_agent_runner.supervision.caller import AttemptCaller
+from sluice_agent_runner.supervision.credential import Credential, OwnSecrets
 from sluice_agent_runner.supervision.defects import told
+from sluice_agent_runner.supervision.faults import FAULTS, failure_of
+from sluice_agent_runner.supervision.granting import open_grant
 from sluice_agent_runner.supervision.services import Services
-from sluice_agent_runner.supervision.transcripts import TranscriptBroken, load_links, store_large
+from sluice_agent_runner.supervision.signalling import SignalSender
+from sluice_agent_runner.supervision.transcripts import load_links, store_large
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
-from sluice_contracts.messages.agent import AgentAttemptStarted, AgentFailed, AgentRun, AgentSucceeded, Answer
+from sluice_contracts.messages.agent import (
+    AgentAttemptStarted,
+    AgentFailed,
+    AgentGrantOpened,
+    AgentRun,
+    AgentSucceeded,
+    Answer,
+)
 from sluice_contracts.messages.base import Message, Problem
-from sluice_contracts.topics import AGENT_EVENTS
-from sluice_runtime.artifacts import ArtifactStoreUnavailable
+from sluice_contracts.messages.token import Grant
+from sluice_contracts.topics import AGENT_EVENTS, SIGNALS
 from sluice_runtime.tracing import child_of
 
 log = logging.getLogger(__name__)
@@ -74,6 +88,7 @@ class AttemptRunner:
         self._services = services
         self._event = event
         self._run = event.data
+        self._queue = queue
         self._topic = AGENT_EVENTS.for_queue(queue)
         self._place = place
         self._attempt = events.Attempt.of(event.data, services.runner_id)
@@ -82,10 +97,14 @@ class AttemptRunner:
         self._answered = asyncio.Event()
         self._draining = False
         self._announcing: asyncio.Task[None] | None = None
+        self._pace = Pace()
+        self._sender = SignalSender(self._signal)
+        self._secrets = OwnSecrets(services.redact)
+        self._machine: TurnMachine | None = None
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for a person."""
+        """Whether it waits for a person, or for Vault to begin with."""
         return not self._place.held
 
     def answer(self, answer: Answer) -> None:
@@ -93,6 +112,10 @@ class AttemptRunner:
         if len(self._answers) < ANSWERS_MAX_COUNT:
             self._answers.setdefault(answer.request_id, answer)
             self._answered.set()
+
+    def throttle(self, calls_per_minute: int) -> None:
+        """From now on its API calls are spaced, as long as it lives."""
+        self._pace.limit(calls_per_minute)
 
     def drain(self) -> None:
         """Ends the attempt, without an event, after the turn that runs."""
@@ -119,15 +142,18 @@ class AttemptRunner:
         try:
             try:
                 ending = await self._work()
+                await self._sender.flush()
                 if ending is not None:
                     await self._say(ending, 0)
             except PublishFailed:
                 raise
-            except (UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError) as error:
-                await self._say(events.failed(self._attempt, self._failure(error)), 0)
+            except FAULTS as error:
+                await self._sender.flush()
+                await self._say(events.failed(self._attempt, failure_of(error, self._secrets.redact)), 0)
             except Exception as error:
                 await self._say(events.failed(self._attempt, self._defect(error)), 0)
         finally:
+            self._sender.drop()
             if not announcement.cancel() and not announcement.cancelled():
                 announcement.exception()  # of no interest to an attempt that was cancelled
 
@@ -136,19 +162,63 @@ class AttemptRunner:
         if self._announcing is None:
             run, runner_id = self._run, self._services.runner_id
             started = AgentAttemptStarted(agent_id=run.agent_id, attempt=run.attempt, runner_id=runner_id)
-            self._announcing = asyncio.get_running_loop().create_task(self._publish(started, 0))
+            self._announcing = asyncio.get_running_loop().create_task(self._publish(started, 0, self._topic))
         return self._announcing
 
     async def _work(self) -> AgentSucceeded | AgentFailed | None:
         """The turns, and the message that ends them; None if the attempt was drained."""
-        action = await self._all_turns()
+        grant = self._run.grant
+        if grant is None or NO_SECRETS in self._run.task.constraints:
+            action = await self._all_turns(None)
+        else:
+            action = await self._turns_with(await self._open(grant))
         if isinstance(action, Succeed):
             texts = {"result": action.conclusion.result}
             stored = await store_large(self._services.artifacts, texts)
             return events.succeeded(self._attempt, action, texts, stored)
         return None if action is None else events.failed(self._attempt, action)
 
-    async def _all_turns(self) -> Succeed | Fail | None:
+    async def _open(self, grant: Grant) -> Credential:
+        """Opens the grant after the attempt is announced, and says so. Waiting for Vault, it gives its place away."""
+        await self._announcement
+        time, run = self._services.time, self._run
+        begun_ms = time.monotonic_ms()
+        credential = await open_grant(
+            self._services, self._event.subject, run, grant, self._queue,
+            deadline=self._deadline_at_ms, secrets=self._secrets, waiting=self._place.leave,
+        )  # fmt: skip
+        if not self._place.held:
+            await self._place.come_back()
+        opened = AgentGrantOpened(
+            agent_id=run.agent_id,
+            attempt=run.attempt,
+            runner_id=self._services.runner_id,
+            accessor=grant.accessor,
+            latency_ms=time.monotonic_ms() - begun_ms,
+        )
+        await self._say(opened, 0)
+        return credential
+
+    def _deadline_at_ms(self) -> int:
+        return self._run.deadline_at_ms if self._machine is None else self._machine.deadline_at_ms
+
+    async def _turns_with(self, credential: Credential) -> Succeed | Fail | None:
+        """The turns, for as long as their credential lives."""
+        loop = asyncio.get_running_loop()
+        turns = loop.create_task(self._all_turns(credential))
+        watch = loop.create_task(credential.watch(self._services.look_up_interval_s, lambda: self.waiting))
+        try:
+            await asyncio.wait((turns, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not turns.done():
+                await watch
+            return await turns
+        finally:
+            for task in (turns, watch):
+                task.cancel()
+            await asyncio.gather(turns, watch, return_exceptions=True)
+            credential.forget()
+
+    async def _all_turns(self, credential: Credential | None) -> Succeed | Fail | None:
         services, run = self._services, self._run
         role = services.roles.get(run.task.role)
         if role is None:
@@ -159,38 +229,51 @@ class AttemptRunner:
             )
             return Fail(problem, retryable=False)
         links = await load_links(services.artifacts, run.transcript, run.turn)
-        machine = TurnMachine(self._event.subject, run, role, links, services.redact)
+        redact = services.redact if credential is None else self._secrets.redact
+        machine = self._machine = TurnMachine(self._event.subject, run, role, links, redact)
         aside = asyncio.to_thread if machine.judges_results else _at_once  # heartbeats must go on
         action = await aside(machine.start, services.time.now_ms())
         if isinstance(action, Succeed | Fail):
             return action
         workspace = await services.workspaces.open(self._event.subject, run, machine.artifacts)
         try:
-            return await self._turns(machine, action, workspace, role.limits.question_timeout_s, aside)
+            return await self._turns(machine, action, workspace, role.limits.question_timeout_s, aside, credential)
         finally:
             await asyncio.shield(workspace.close())
 
     async def _turns(
-        self, machine: TurnMachine, action: Action, workspace: Workspace, question_timeout_s: int, aside: Aside
+        self,
+        machine: TurnMachine,
+        action: Action,
+        workspace: Workspace,
+        question_timeout_s: int,
+        aside: Aside,
+        credential: Credential | None,
     ) -> Succeed | Fail | None:
         services = self._services
-        time = services.time
+        time, signals = services.time, machine.signals
+        caller = AttemptCaller(time, self._pace, signals, self._sender, credential, _without(self._run))
         while True:
+            if not isinstance(action, FinishTurn):  # whose signals go with its record
+                self._sender.send(signals.take())
             if isinstance(action, CallModel):
                 if self._draining:
                     return None
                 begun_ms = time.monotonic_ms()
                 try:
-                    reply = await services.models.complete(action.request)
+                    reply = await services.models.complete(action.request, caller)
                 except ModelError as error:
                     action = machine.on_model_failed(error.code, error.detail, retryable=error.retryable)
                 else:
                     action = await aside(machine.on_model_reply, reply, time.monotonic_ms() - begun_ms)
             elif isinstance(action, RunTools):
-                tools = workspace.tools
-                action = await aside(machine.on_tool_results, [await tools.run(call) for call in action.calls])
+                results = []
+                for call in action.calls:
+                    results.append(await workspace.tools.run(call))
+                    caller.came_on()
+                action = await aside(machine.on_tool_results, results)
             elif isinstance(action, FinishTurn):
-                sha256 = await self._finish_turn(action.record)
+                sha256 = await self._finish_turn(action.record, signals.take())
                 action = machine.on_turn_durable(sha256, time.now_ms())
             elif isinstance(action, AskHuman):
                 for question in action.questions:
@@ -205,13 +288,15 @@ class AttemptRunner:
             else:
                 return action
 
-    async def _finish_turn(self, record: TurnRecord) -> str:
-        """Makes a turn durable: the link first, then the event that names it."""
+    async def _finish_turn(self, record: TurnRecord, signals: list[Signal]) -> str:
+        """Makes a turn durable: the link first, then the event that names it; its signals beside that."""
         artifacts = self._services.artifacts
         link = await artifacts.put(encode_link(record.link), media_type="application/json", kind="transcript")
         texts = events.turn_texts(record)
         stored = await store_large(artifacts, texts)
+        self._sender.send(signals)
         await self._say(events.turn_finished(self._attempt, record, link, texts, stored), record.turn)
+        await self._sender.flush()
         measures = self._services.measures
         measures.turn_finished(record.reply.provider)
         for call in record.tool_calls:
@@ -227,30 +312,23 @@ class AttemptRunner:
             await self._answered.wait()
         return self._answers.pop(next(iter(self._answers)))
 
-    def _failure(self, error: UnusableInput | TranscriptBroken | ArtifactStoreUnavailable | OSError) -> Fail:
-        # An OSError's own text holds this machine's paths.
-        text = f"the workspace's disk failed: {error.strerror}" if isinstance(error, OSError) else str(error)
-        detail = self._services.redact(text)[:PROBLEM_DETAIL_MAX_CHARACTERS]
-        if isinstance(error, UnusableInput):
-            return Fail(Problem(code=error.code, detail=detail), retryable=False)
-        if isinstance(error, TranscriptBroken):
-            return Fail(Problem(code="transcript_broken", detail=detail), retryable=False)
-        return Fail(Problem(code="store_unavailable", detail=detail), retryable=True)
-
     def _defect(self, error: Exception) -> Fail:
         """Another attempt would meet the same defect, and be paid for again: it is not retried."""
         run = self._run
         log.error("attempt %d of agent %s met a defect of the runner", run.attempt, run.agent_id, exc_info=error)
         self._services.measures.attempt_met_a_defect()
-        detail = told(error, self._services.redact)[:PROBLEM_DETAIL_MAX_CHARACTERS]
+        detail = told(error, self._secrets.redact)[:PROBLEM_DETAIL_MAX_CHARACTERS]
         return Fail(Problem(code="internal_error", detail=detail), retryable=False)
 
     async def _say(self, data: Message, ordinal: int | str) -> None:
         """Publishes one event of the attempt, after its announcement."""
         await self._announcement
-        await self._publish(data, ordinal)
+        await self._publish(data, ordinal, self._topic)
 
-    async def _publish(self, data: Message, ordinal: int | str) -> None:
+    async def _signal(self, signal: Signal) -> None:
+        await self._publish(signal.data, signal.ordinal, SIGNALS.name)
+
+    async def _publish(self, data: Message, ordinal: int | str, topic: str) -> None:
         """The event's id is the same however often the step is repeated by this runner."""
         cause = self._event
         event = CloudEvent(
@@ -263,4 +341,11 @@ class AttemptRunner:
             causation_id=cause.id,
             traceparent=child_of(cause.traceparent, data.type, ordinal),
         )
-        await self._services.publisher.publish(event, topic=self._topic, key=cause.subject)
+        await self._services.publisher.publish(event, topic=topic, key=cause.subject)
+
+
+def _without(run: AgentRun) -> str:
+    """Why an attempt without a credential has none."""
+    if NO_SECRETS in run.task.constraints:
+        return f"task {run.task.id} has the constraint {NO_SECRETS}, so it reads none from Vault"
+    return "the attempt has no grant to read one from Vault with"

@@ -13,7 +13,14 @@ from sluice_agent_runner.supervision.attempt import SOURCE, AttemptRunner, Place
 from sluice_agent_runner.supervision.services import Services
 from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent
 from sluice_contracts.ids import derived_id
-from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, HeldAttempt, RunnerHeartbeat
+from sluice_contracts.messages.agent import (
+    AgentAnswer,
+    AgentRun,
+    AgentStop,
+    AgentThrottle,
+    HeldAttempt,
+    RunnerHeartbeat,
+)
 from sluice_contracts.topics import RUNNER_HEARTBEATS
 
 log = logging.getLogger(__name__)
@@ -165,6 +172,12 @@ class Runner:
         held = self._held.get(message.agent_id)
         if held is not None:
             held.attempt.answer(message.answer)
+
+    async def on_throttle(self, throttle: AgentThrottle) -> None:
+        """Slows the calls of the attempt that is held; the next attempt of the agent begins without."""
+        held = self._held.get(throttle.agent_id)
+        if held is not None:
+            held.attempt.throttle(throttle.api_calls_per_minute)
 
     # Places
 

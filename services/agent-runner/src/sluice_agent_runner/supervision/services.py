@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sluice_agent_runner.measures import Measures
 from sluice_agent_runner.ports import ArtifactStore, EventPublisher, ModelProvider, Time, Workspaces
+from sluice_agent_runner.supervision.patience import PatientVault
 from sluice_runtime.role import Role
 
 
@@ -18,6 +19,8 @@ class Services:
         runner_id: This process's name in every event; another after every start, so that what an earlier life of this
             runner held is not taken for this one's.
         redact: Takes secrets out of a text.
+        vault: Opens the grants of attempts; None in an installation without credentials.
+        look_up_interval_s: How often it is looked whether an attempt's token lives.
     """
 
     runner_id: str
@@ -29,3 +32,5 @@ class Services:
     time: Time
     redact: Callable[[str], str]
     measures: Measures
+    vault: PatientVault | None = None
+    look_up_interval_s: float = 10.0

@@ -1,0 +1,52 @@
+"""Signals on their way into the log, beside the turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from sluice_agent_runner.domain.signals import Signal
+
+
+class SignalSender:
+    """Publishes the signals of one attempt without keeping it waiting.
+
+    Guarantee: once `flush` has returned, all that was sent before is in the log.
+    """
+
+    def __init__(self, publish: Callable[[Signal], Awaitable[None]]) -> None:
+        self._publish = publish
+        self._waiting: list[Signal] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    def send(self, signals: Sequence[Signal]) -> None:
+        """Has them published, after what runs at this moment."""
+        if signals:
+            self._waiting += signals
+            if self._sending is None:
+                self._sending = asyncio.get_running_loop().create_task(self._send())
+
+    async def flush(self) -> None:
+        """Waits until all is in the log.
+
+        Raises:
+            PublishFailed: Something may or may not be in the log.
+        """
+        while self._sending is not None:
+            await self._sending
+
+    def drop(self) -> None:
+        """Publishes nothing more."""
+        self._waiting = []
+        if self._sending is not None and not self._sending.cancel() and not self._sending.cancelled():
+            self._sending.exception()  # of no interest any more
+        self._sending = None
+
+    async def _send(self) -> None:
+        while self._waiting:
+            signals, self._waiting = self._waiting, []
+            if len(signals) == 1:
+                await self._publish(signals[0])
+            else:
+                await asyncio.gather(*map(self._publish, signals))
+        self._sending = None

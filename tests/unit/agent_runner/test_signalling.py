@@ -1,0 +1,128 @@
+"""Signals on their way: on their own topic, once, beside the turns; and the throttle."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sluice_agent_runner.adapters.resilient import ResilientProvider, RetryPolicy
+from sluice_agent_runner.measures import Measures
+from sluice_agent_runner.ports import ModelRefused, ModelUnavailable
+from sluice_contracts.messages.agent import AgentStop, AgentThrottle
+from sluice_runtime.metrics import Metrics
+from tests.unit.agent_runner.builders import Alone, TestTime, call, finish, reply, until
+from tests.unit.agent_runner.runner_world import World, in_world
+from tests.unit.agent_runner.test_resilience import Line, request
+
+pytestmark = pytest.mark.covers("V5")
+
+
+def test_signals_stand_on_their_topic_with_the_pipeline_and_what_caused_them() -> None:
+    async def scenario(world: World) -> None:
+        await world.task("a")
+        await world.models.says("a", reply(call("list_files"), call("rm_rf")))
+        await world.models.until_asked("a")
+        assert [one.type for one in world.log.signals] == ["error.reported", "progress.reported"], (
+            "before the next turn"
+        )
+        await world.models.says("a", finish())
+        await world.log.until("agent.succeeded")
+        first = world.log.signals[0]
+        assert (first.subject, first.source, first.tenant, first.causation_id) == (
+            "p", "agent-runner/runner-1", "acme", "a-1",
+        )  # fmt: skip
+        assert len({one.id for one in world.log.signals}) == 3
+        told = [one.data.api_calls for one in world.log.signals]  # type: ignore[attr-defined]
+        assert told == [1, 0, 1]
+        return
+
+    ids = [one.id for one in in_world(scenario).log.signals]
+    assert ids == [one.id for one in in_world(scenario).log.signals], "whoever repeats a step repeats its signals"
+
+
+def test_a_signal_that_may_be_lost_drops_the_attempt_as_any_event_does() -> None:
+    async def scenario(world: World) -> None:
+        world.log.failing = "progress.reported"
+        await world.task("a")
+        await world.models.says("a", reply(call("list_files")))
+        await world.until_free()
+        assert world.log.types() == ["agent.attempt_started", "agent.turn_finished"]
+
+    in_world(scenario)
+
+
+def test_a_failed_call_is_signalled_while_its_retry_still_waits() -> None:
+    async def scenario() -> None:
+        caller, time = Alone(), TestTime()
+        line = Line([ModelUnavailable("model_timeout", "?"), ModelUnavailable("rate_limited", "?"), *REFUSED])
+        asked = ResilientProvider("test", line, RetryPolicy(), time, Measures(Metrics("agent-runner", "test")))
+        with pytest.raises(ModelRefused):
+            await asked.complete(request(), caller)
+        assert caller.failures == ["model_timeout", "rate_limited", "model_bad_request"]
+        assert caller.calls == 3
+
+    asyncio.run(scenario())
+
+
+REFUSED = [ModelRefused("model_bad_request", "?")]
+
+
+@pytest.mark.covers("W3")
+@pytest.mark.parametrize(
+    ("changed", "refusals", "calls"), [([], 1, 1), (["new"], 1, 2), (["new", "newer"], 2, 2), (["new"], 0, 1)]
+)
+def test_a_key_that_is_refused_is_read_again_once(changed: list[str], refusals: int, calls: int) -> None:
+    async def scenario() -> None:
+        caller = Alone("old", changed)
+        line = Line([ModelRefused("model_unauthorized", "401")] * refusals)
+        measures = Measures(Metrics("agent-runner", "test"))
+        asked = ResilientProvider("test", line, RetryPolicy(), TestTime(), measures)
+        try:
+            answer = await asked.complete(request(), caller)
+            assert answer.calls == calls
+        except ModelRefused:
+            assert refusals >= calls
+        assert caller.calls == calls
+
+    asyncio.run(scenario())
+
+
+def test_a_throttled_agent_s_calls_are_spaced_and_the_last_word_counts() -> None:
+    async def scenario(world: World) -> None:
+        await world.task("a")
+        await world.runner.on_throttle(AgentThrottle(agent_id="nobody", api_calls_per_minute=1))
+        await world.models.says("a", reply(call("list_files")))
+        await world.models.until_asked("a")
+        await world.runner.on_throttle(AgentThrottle(agent_id="a", api_calls_per_minute=2))
+        begun_ms = world.time.now_ms()
+        await world.models.says("a", reply(call("list_files")))
+        await world.models.until_asked("a")
+        assert world.time.now_ms() - begun_ms == 30_000
+        await world.runner.on_throttle(AgentThrottle(agent_id="a", api_calls_per_minute=600))
+        await world.models.says("a", reply(call("list_files")))
+        await world.models.until_asked("a")
+        assert world.time.now_ms() - begun_ms == 30_100
+        await world.runner.on_throttle(AgentThrottle(agent_id="a", api_calls_per_minute=1))
+        await world.models.says("a", reply(call("list_files")))
+        await world.runner.on_stop(AgentStop(agent_id="a", attempt=1, reason="enough"))
+        await world.until_free()
+        await world.task("a", attempt=2)
+        await world.models.until_asked("a")
+
+    in_world(scenario)
+
+
+def test_a_stop_leaves_no_signal_behind() -> None:
+    async def scenario(world: World) -> None:
+        await world.task("a")
+        await world.models.until_asked("a")
+        world.log.gate.clear()
+        await world.models.says("a", reply(call("rm_rf")))
+        await until(lambda: world.log.waiting >= 2)
+        await world.runner.on_stop(AgentStop(agent_id="a", attempt=1, reason="enough"))
+        world.log.gate.set()
+        await world.until_free()
+        assert world.log.signals == []
+
+    in_world(scenario)
