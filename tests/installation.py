@@ -34,9 +34,9 @@ from tests.log import Log
 QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
-SERVICES = ("spawner", "agent-runner", "store", "api")
-OWN_STORES = ("pipeline.journal", "pipeline.state")
-"""Topics that are the spawner's own."""
+SERVICES = ("spawner", "agent-runner", "vault-broker", "store", "api")
+OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state")
+"""Topics that are one service's own."""
 
 RESTART_WAIT_MAX_S = 0.2
 """The supervisor starts a killed service again after it: tests kill often, and wait for the service, not for it."""

@@ -25,8 +25,6 @@ from sluice_runtime.roles import load_roles, queues_by_role
 from sluice_runtime.vault import names
 from sluice_runtime.yaml_files import InvalidFile
 
-KEY_MEMBER = "key"
-"""The member of a secret at `secret/api-keys/<provider>` that holds the key."""
 _KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]{0,63}")
 
 
@@ -105,7 +103,7 @@ def put_api_key(client: VaultClient, provider: str, key: str) -> str:
     path = f"{names.KV_MOUNT}/data/api-keys/{provider}"
     found = client.read(path)
     present = None if found is None else found["data"]["data"]
-    if present is not None and present.get(KEY_MEMBER) == key:
+    if present is not None and present.get(names.API_KEY_FIELD) == key:
         return "unchanged"
-    client.write(path, {"data": {**(present or {}), KEY_MEMBER: key}})
+    client.write(path, {"data": {**(present or {}), names.API_KEY_FIELD: key}})
     return "updated" if present else "created"

@@ -25,7 +25,7 @@ from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.roles import load_roles, queues_by_role
 from sluice_runtime.vault import names as vault_names
 
-API, STORE, SPAWNER, RUNNER = "api", "store", "spawner", "agent-runner"
+API, STORE, SPAWNER, RUNNER, BROKER = "api", "store", "spawner", "agent-runner", "vault-broker"
 """The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
 
 
@@ -202,7 +202,10 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
 
     roles = ",".join(map(str, settings.roles_directories))
     return [
-        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles, credentials="none"),
+        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
+        service(
+            BROKER, topics.Principal.VAULT_BROKER, "sluice_vault_broker", **vault_settings(stack, vault_names.BROKER)
+        ),
         service(
             RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
             roles_directories=roles,

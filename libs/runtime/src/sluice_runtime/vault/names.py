@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from importlib import resources
 
+from sluice_contracts import ids
+from sluice_contracts.limits import IDENTIFIER_PATTERN
+
 KV_MOUNT, TRANSIT_MOUNT = "secret", "transit"
 BROKER, RUNNER, ORCHESTRATOR = "vault-broker", "agent-runner", "pipeline-orchestrator"
 """AppRole roles: of two services, and the one by which vault-broker logs in once for each pipeline."""
@@ -16,10 +19,13 @@ PIPELINE_TOKEN_ROLE = "sluice-pipeline"  # noqa: S105
 """The token role by which the orchestrator's login makes a pipeline's root token."""
 BROKER_KEY = "sluice-broker"
 """The transit key that vault-broker alone may use: it seals the tokens with which others are made."""
+API_KEY_FIELD = "api_key"
+"""The member of a secret at `secret/api-keys/<provider>` that holds the provider's key."""
 PARENT_POLICY = "sluice-parent"
 """What a token needs to have children. Theirs never go beyond its own: Vault refuses it."""
 
-_PIPELINE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PIPELINE_ID = re.compile(IDENTIFIER_PATTERN)
 _QUEUE = re.compile(r"[a-z0-9_](?:[a-z0-9_.\-]{0,126}[a-z0-9_])?")
 """Narrower than a topic's: Vault writes names of policies in lower case, and a key's does not end in '-' or '.'."""
 
@@ -53,14 +59,17 @@ def queue_policy(queue: str) -> str:
 
 
 def pipeline_policy_name(pipeline_id: str) -> str:
-    """The name of a pipeline's own policy.
+    """The name of a pipeline's own policy: its id, or, where that is no UUID, one that is derived from it.
+
+    Vault writes names of policies in lower case: two ids that differ in nothing else would share a policy.
 
     Raises:
-        ValueError: That is no pipeline's id: in lower case, as every service writes it.
+        ValueError: That is no pipeline's id.
     """
     if not _PIPELINE_ID.fullmatch(pipeline_id):
-        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id; it is a UUID in lower case")
-    return f"sluice-pipeline-{pipeline_id}"
+        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id; it has letters, digits, '_', '.' and '-'")
+    name = pipeline_id if _UUID.fullmatch(pipeline_id) else ids.derived_id("vault-policy", pipeline_id)
+    return f"sluice-pipeline-{name}"
 
 
 def pipeline_policy(pipeline_id: str) -> str:
@@ -76,10 +85,10 @@ def pipeline_policy(pipeline_id: str) -> str:
     return policy_text("pipeline-agent").replace("{pipeline_id}", pipeline_id)
 
 
-def grant_context(pipeline_id: str, agent_id: str) -> bytes:
+def grant_context(pipeline_id: str, agent_id: str, attempt: int) -> str:
     """What a grant's ciphertext is bound to, as transit's `context` (which wants it in base64).
 
     It is no right: whoever may decrypt with the queue's key can name any context. It makes a grant that is moved to
-    another agent's record unreadable there.
+    another attempt's record unreadable there.
     """
-    return f"{pipeline_id}/{agent_id}".encode()
+    return f"{pipeline_id}/{agent_id}/{attempt}"

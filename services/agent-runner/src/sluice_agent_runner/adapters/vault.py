@@ -19,16 +19,10 @@ from hvac import exceptions
 
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import TokenRevoked, VaultError, VaultRefused, VaultUnavailable
+from sluice_runtime.vault import names
 
 CALLS_AT_ONCE_MAX_COUNT = 8
 """Calls, and threads, at once. One takes a millisecond or two, so these make thousands a second."""
-
-TRANSIT = "transit"
-TRANSIT_KEY = "sluice-queue-{queue}"
-"""With derived keys: a grant opens only with the context that it was sealed with."""
-
-KEY_FIELD = "api_key"
-"""The field of a provider's secret that holds its key."""
 
 SECRET_MAX_CHARACTERS = 4_096
 """A token has about a hundred characters, a key fewer: what is longer is something else."""
@@ -98,7 +92,7 @@ class HvacVault:
     # In threads
 
     def _open_grant(self, queue: str, context: str, sealed: str) -> Secret:
-        path = f"{TRANSIT}/decrypt/{TRANSIT_KEY.format(queue=queue)}"
+        path = f"{names.TRANSIT_MOUNT}/decrypt/{names.queue_name(queue)}"
         arguments = {"ciphertext": sealed, "context": base64.b64encode(context.encode()).decode()}
 
         def decrypt(anew: bool) -> Any:
@@ -126,10 +120,12 @@ class HvacVault:
         if answer is None:
             return None
         try:
-            key = answer["data"]["data"][KEY_FIELD]
+            key = answer["data"]["data"][names.API_KEY_FIELD]
         except (KeyError, TypeError):
-            raise VaultRefused(f"{path} has no field {KEY_FIELD!r}; write the key there") from None
-        return _lawful(key.strip() if isinstance(key, str) else "", f"{path}: {KEY_FIELD} does not hold one key")
+            raise VaultRefused(f"{path} has no field {names.API_KEY_FIELD!r}; write the key there") from None
+        return _lawful(
+            key.strip() if isinstance(key, str) else "", f"{path}: {names.API_KEY_FIELD} does not hold one key"
+        )
 
     def _look_up(self, token: Secret) -> int:
         path = "auth/token/lookup-self"

@@ -9,6 +9,7 @@ from sluice_agent_runner.supervision.credential import Credential, OwnSecrets
 from sluice_agent_runner.supervision.services import Services
 from sluice_contracts.messages.agent import AgentRun
 from sluice_contracts.messages.token import Grant
+from sluice_runtime.vault.names import grant_context
 
 
 class GrantRefused(Exception):
@@ -41,7 +42,7 @@ async def open_grant(
     """
     if services.vault is None:
         raise VaultUnknown("the attempt has a grant, and this runner no Vault to open it: set SLUICE_VAULT_ADDR")
-    context = f"{pipeline_id}/{run.agent_id}/{run.attempt}"
+    context = grant_context(pipeline_id, run.agent_id, run.attempt)
     until_ms = min(deadline(), grant.expires_at_ms)
     try:
         token = await services.vault.open_grant(queue, context, grant.sealed, until_ms=until_ms, waiting=waiting)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sluice_contracts.messages.base import Message
 from sluice_runtime.clock import Clock
+from sluice_runtime.vault.names import grant_context
 from sluice_vault_broker.adapters.holdings import Wanted
 from sluice_vault_broker.domain.facts import TokenEnded, TokenGone, TokenMinted, TokenProlonged
 from sluice_vault_broker.domain.state import RevocationEntity, TokenEntity
@@ -43,11 +44,6 @@ def act_for(vault: Vault, clock: Clock, terms: Terms, wanted: Wanted) -> Act:
     if wanted.parent is None:
         return _mint_root(vault, clock, terms, wanted, entity)
     return _mint_child(vault, clock, terms, wanted, entity, wanted.parent)
-
-
-def grant_context(pipeline_id: str, agent_id: str, attempt: int) -> str:
-    """What a grant's ciphertext is bound to (`sluice_contracts.messages.token.Grant`)."""
-    return f"{pipeline_id}/{agent_id}/{attempt}"
 
 
 def _mint_root(vault: Vault, clock: Clock, terms: Terms, wanted: Wanted, entity: TokenEntity) -> Act:
