@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,22 @@ from sluice_localstack import (
     LocalStack,
     LoginRefused,
     NotReady,
+    Provisioning,
     ProvisioningFailed,
     SettingInvalid,
     VaultAddress,
     VaultClient,
     VaultLogin,
+    VaultServer,
+    cache_directory,
     external_vault,
     vault_table,
 )
+from sluice_localstack.vault.build import program_path
+from sluice_localstack.vault.keys import KeyFile
 from sluice_runtime.vault import names
-from tests.integration.localstack.vault import RunningVault
+from tests.integration.localstack.tools import until
+from tests.integration.localstack.vault import RunningVault, tls
 
 KEY = "sk-or-canary-0123456789"
 
@@ -101,8 +109,6 @@ def test_a_secret_id_that_is_lost_or_no_longer_good_is_made_anew(vault: RunningV
 def test_what_can_t_be_made_right_is_told(vault: RunningVault) -> None:
     key = "transit/keys/sluice-queue-loose"
     assert vault.root.write(key, type="aes256-gcm96", exportable=True).status == 200
-    from sluice_localstack import Provisioning
-
     provisioning = Provisioning(vault.server.admin(), vault_table(["loose"]), credentials=None)
     with pytest.raises(ProvisioningFailed, match=r"sluice-queue-loose.*exportable"):
         provisioning.run()
@@ -220,3 +226,58 @@ def test_a_stack_starts_its_vault_before_its_services_and_restores_it(tmp_path: 
         assert files.secret_id_file.parent == tmp_path / "credentials" / "vault"
         assert files.secret_id_file.stat().st_mode & 0o777 == 0o600
     assert stack.vault.pid is None
+
+
+@pytest.mark.covers("D1")
+def test_a_given_vault_that_is_new_is_opened_by_keys_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Docker Compose does it: somebody starts the Vault, the command initialises, unseals and fills it."""
+    server = VaultServer(tmp_path / "vault", environment={})
+    with server:
+        server.stop()
+        shutil.rmtree(server.directory / "raft")  # as if it had never been used
+        configuration = server.directory / "vault.json"
+        (server.directory / "raft").mkdir()
+        argv = [str(program_path(cache_directory())), "server", f"-config={configuration}"]
+        bare = subprocess.Popen(argv, cwd=server.directory, stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("VAULT_ADDR", server.address.url)
+    monkeypatch.delenv("VAULT_TOKEN_FILE", raising=False)
+    keys, credentials, audit = tmp_path / "keys", tmp_path / "credentials", tmp_path / "audit.log"
+    arguments = ["vault", "apply", "--keys", str(keys), "--credentials", str(credentials), "--queue", "default"]
+    arguments += ["--audit-file", str(audit), "--data", str(tmp_path / "none"), "--json"]
+    try:
+        client = VaultClient(VaultLogin(server.address))
+        until(lambda: client.health() == "uninitialised")
+        assert run(arguments) == 0
+        assert set(states(capsys.readouterr().out).values()) == {"created"}
+        assert (keys / "keys.json").stat().st_mode & 0o777 == 0o600
+        assert audit.stat().st_mode & 0o777 == 0o600
+        root = VaultClient(VaultLogin(server.address, KeyFile(keys).needed().root_token))
+        root.seal()
+        assert client.health() == "sealed"
+        assert run(arguments) == 0, "and whenever it has been started again"
+        assert set(states(capsys.readouterr().out).values()) == {"unchanged"}
+        monkeypatch.delenv("VAULT_ADDR")
+        assert run(arguments) == 2
+    finally:
+        bare.kill()
+        bare.wait()
+
+
+@pytest.mark.covers("D1")
+def test_a_given_vault_is_reached_over_tls(vault: RunningVault, tmp_path: Path) -> None:
+    with tls(vault.url, tmp_path) as (url, ca_file):
+        token = tmp_path / "token"
+        token.write_text(vault.root.token)
+        settings = {"VAULT_ADDR": url, "VAULT_TOKEN_FILE": str(token), "VAULT_CACERT": str(ca_file)}
+        login = external_vault(settings)
+        assert login is not None
+        assert names.BROKER in VaultClient(login).list("sys/policies/acl")
+        assert ExternalVault(login).ready()
+        untrusted = external_vault({name: settings[name] for name in ("VAULT_ADDR", "VAULT_TOKEN_FILE")})
+        assert untrusted is not None
+        with pytest.raises(NotReady, match="VAULT_CACERT"):
+            VaultClient(untrusted).list("sys/policies/acl")
+        with pytest.raises(NotReady):
+            ExternalVault(untrusted).start()

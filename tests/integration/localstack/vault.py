@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import ipaddress
 import json
+import socket
+import ssl
+import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from sluice_localstack import Provisioning, VaultCredentials, VaultServer, vault_table
 from sluice_localstack.vault.provision import Change
@@ -125,3 +136,53 @@ class RunningVault:
 def login(url: str, role_id: str, secret_id: str) -> Answer:
     """A login by AppRole."""
     return Caller(url).write("auth/approle/login", role_id=role_id, secret_id=secret_id)
+
+
+@contextlib.contextmanager
+def tls(url: str, directory: Path) -> Iterator[tuple[str, Path]]:
+    """An address that passes on to a Vault, behind TLS; and the authority's file."""
+    key_file, certificate_file = _certificate(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_file, key_file)
+    target = url.removeprefix("http://").split(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while body := source.recv(65_536):
+                sink.sendall(body)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = listener.accept()
+                with contextlib.suppress(OSError):  # a client that does not trust us
+                    inside = context.wrap_socket(plain, server_side=True)
+                    outside = socket.create_connection((target[0], int(target[1])))
+                    threading.Thread(target=copy, args=(inside, outside), daemon=True).start()
+                    threading.Thread(target=copy, args=(outside, inside), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}", certificate_file
+    finally:
+        listener.close()
+
+
+def _certificate(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vault")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).add_extension(loopback, critical=False)
+        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    key_file, certificate_file = directory / "key.pem", directory / "ca.pem"
+    private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key_file.write_bytes(key.private_bytes(*private))
+    certificate_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    return key_file, certificate_file
