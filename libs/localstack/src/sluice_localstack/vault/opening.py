@@ -13,7 +13,7 @@ POLL_S = 0.02
 
 
 def open_vault(address: VaultAddress, keys: KeyFile, still_waiting: Callable[[], None]) -> None:
-    """Have a Vault initialised and unsealed. Returns when it answers; without effect where it does.
+    """Have a Vault of one node initialised and unsealed. Returns when it answers; without effect where it does.
 
     Guarantee: new keys are whole and on the disk before they are used.
 
@@ -26,7 +26,7 @@ def open_vault(address: VaultAddress, keys: KeyFile, still_waiting: Callable[[],
         SettingInvalid: The keys are lost, or they are another Vault's.
     """
     client = VaultClient(VaultLogin(address))
-    while (health := client.health()) not in ("active", "standby"):
+    while (health := client.health()) != "active":  # one that has just been unsealed is a standby for a moment
         if health == "uninitialised":
             _initialise(client, keys)
         elif health == "sealed":
