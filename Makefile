@@ -12,7 +12,7 @@ help:  ## Show what can be made.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 $(INSTALLED): requirements/dev.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
-	@echo "Installing $$(grep -c '==' requirements/dev.lock) Python packages into $(VENV): 1.4 GB, minutes the first time …"
+	@echo "Installing $$(grep -c '==' requirements/dev.lock) Python packages into $(VENV): 1.6 GB, minutes the first time …"
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1 || true); Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

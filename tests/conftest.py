@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from sluice_localstack import VaultServer
+from sluice_client.cli.progress import StepLines
+from sluice_localstack import VaultServer, cache_directory
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
+from sluice_localstack.vault.build import ensure_program, given_binary
 from sluice_runtime.connection import KafkaConnection
 from tests.kafka import TestKafka
 from tests.vault import RealVault, provisioned
@@ -25,6 +28,18 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("sluice")
+
+
+STARTS_VAULT = {"integration", "e2e", "faults"}
+"""Folders with tests that start it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Build Vault before the first test: on a fresh machine that takes minutes, more than one test may."""
+    folders = {part for item in session.items for part in item.path.parts}
+    if folders & STARTS_VAULT and not session.config.option.collectonly and given_binary(os.environ) is None:
+        ensure_program(cache_directory(), StepLines())
 
 
 @pytest.fixture(scope="session")

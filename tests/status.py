@@ -52,7 +52,12 @@ IN_PART = {
     "W5": "no tool runs a program; no secret in an environment",
     "W6": "workspaces of files; no git",
     "W10": "heartbeats, attempts, fencing; no token yet that a runner could lose",
-    "V4": "no secret in plain text anywhere; no grants yet",
+    "V1": "role, login and token with their times, on a real Vault; no service makes them yet, nor renews and revokes",
+    "V2": "the policy, rendered and tried with living pipelines; no service gives it yet",
+    "V3": "the tree of tokens, made and cut on a real Vault; no service makes it yet",
+    "V4": "no secret in plain text anywhere; keys and rights of queues; no grants yet",
+    "V6": "tokens can be found by their pipeline; nobody looks yet",
+    "V7": "Vault's audit file; it does not feed the log yet",
     "O1": "embedded; a ClickHouse server is written and unrun; prompts of calls that failed are not kept",
     "O2": "views of what is built",
     "O3": "no row policies per tenant",
@@ -64,7 +69,6 @@ IN_PART = {
     "C1": "no sample producers in other languages, no conformance command",
     "C3": "by CLI and SQL; HTTP lists them",
     "D1": "images and compose are written and unrun; no Helm",
-    "D4": "no Vault yet",
 }
 """What of a label is there, or what of it is not, where tests prove a part."""
 

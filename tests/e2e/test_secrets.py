@@ -22,7 +22,7 @@ from sluice_contracts.messages.agent import AgentTurnFinished
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import PipelineAnswer, PipelineCompleted, PipelineTick, QuestionAsked
 from sluice_contracts.messages.plan import Plan, TaskSpec
-from sluice_localstack import KafkaBroker
+from sluice_localstack import KafkaBroker, VaultServer
 from tests.installation import OWN_STORES, PREFIX, SERVICES, TENANT, Installation, owned_environment
 from tests.log import Log
 
@@ -85,7 +85,7 @@ def test_canaries(installation: Installation) -> None:
         )
         installation.until(lambda: installation.sql(query)[0]["n"] == expected, what=f"{expected} rows of {table}")  # noqa: B023
 
-    passwords = list(_passwords(installation.directory))
+    passwords = [*_passwords(installation.directory), *_vault_secrets(installation)]
     strangers = {canaries.stranger, canaries.token}
     planted = [canaries.file, canaries.said, canaries.objective, canaries.answer, *strangers, *passwords]
     assert len(passwords) > len(SERVICES)
@@ -105,18 +105,25 @@ def test_canaries(installation: Installation) -> None:
         pid = installation.stack.pid(service)
         assert pid is not None
         assert [one for one in planted if one.encode() in owned_environment(pid)] == [], service
-    kafka = installation.stack.kafka
+    kafka, vault = installation.stack.kafka, installation.stack.vault
     assert isinstance(kafka, KafkaBroker)
-    assert [one for one in planted if one.encode() in owned_environment(kafka.pid or 0)] == []
+    assert isinstance(vault, VaultServer)
+    for process in (kafka, vault):
+        assert [one for one in planted if one.encode() in owned_environment(process.pid or 0)] == []
 
 
 @pytest.mark.covers("D2")
 def test_only_the_owner_can_read_the_data_directory(installation: Installation) -> None:
     """Files and folders of the installation, but for what this test has laid in itself, are nobody else's."""
-    for name in ("credentials", "kafka", "clickhouse", "artifacts", "workspaces", "logs"):
+    for name in ("credentials", "credentials/vault", "vault", "kafka", "clickhouse", "artifacts", "workspaces", "logs"):
         root = installation.directory / name
         assert stat.S_IMODE(root.stat().st_mode) & 0o077 == 0, name
-    for file in (installation.directory / "credentials").iterdir():
+    files = [path for path in (installation.directory / "credentials").rglob("*") if path.is_file()]
+    for file in [
+        *files,
+        installation.directory / "vault" / "keys.json",
+        installation.directory / "vault" / "audit.log",
+    ]:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
 
 
@@ -142,6 +149,17 @@ def _passwords(directory: Path) -> Iterator[str]:
         yield json.loads(file.read_text())["password"]
 
 
+def _vault_secrets(installation: Installation) -> Iterator[str]:
+    vault = installation.stack.vault
+    assert isinstance(vault, VaultServer)
+    keys = vault.keys.needed()
+    yield from (keys.unseal_key, keys.root_token)
+    for role in ("vault-broker", "agent-runner"):
+        credentials = installation.stack.vault_credentials.read(role)
+        assert credentials is not None
+        yield credentials[1]
+
+
 def _on_topics(installation: Installation, planted: list[str]) -> dict[str, set[str]]:
     """By topic, what of the planted stands in any key, value or header."""
     installation.log.catch_up()
@@ -165,7 +183,7 @@ def _in_files(installation: Installation, planted: list[str], own: set[Path]) ->
     """Files of the installation that hold something planted, where it does not belong.
 
     Kafka's segments are looked at by topic, above. A file of credentials, and the broker's own settings, hold passwords
-    and are their owner's alone.
+    and are their owner's alone; so are Vault's keys, and the services' SecretIDs.
     """
     pattern = re.compile(b"|".join(re.escape(one.encode()) for one in planted))
     for folder, _, names in os.walk(installation.directory):  # which does not mind what ClickHouse takes away meanwhile
@@ -176,7 +194,7 @@ def _in_files(installation: Installation, planted: list[str], own: set[Path]) ->
                 body, mode = path.read_bytes(), path.stat().st_mode
             except OSError:  # gone, or a socket
                 continue
-            keeps_passwords = path.parent.name == "credentials" or path.name == "server.properties"
+            keeps_passwords = path.name in ("server.properties", "keys.json") or "credentials" in path.parts
             if not (keeps_passwords and stat.S_IMODE(mode) == 0o600):
                 yield from ((path, match.decode()) for match in pattern.findall(body))
 

@@ -57,7 +57,7 @@ class Sluice:
         return [sys.executable, "-m", "sluice_client", *arguments]
 
     def variables(self) -> dict[str, str]:
-        ours = ("SLUICE_", "KAFKA_", "CLICKHOUSE_", "OPENROUTER_")
+        ours = ("SLUICE_", "KAFKA_", "CLICKHOUSE_", "OPENROUTER_", "VAULT_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or "CACHE" in name}
         return {**kept, "SLUICE_DATA_DIRECTORY": str(self.data), **self.environment}
 

@@ -50,6 +50,8 @@ def test_the_stack_is_found_and_well(sluice: Sluice) -> None:
         "service agent-runner",
         "service store",
         "service api",
+        "vault",
+        "vault program",
     }
     assert all(check["ok"] for check in checks)
     again = sluice("up", "--detach")
@@ -234,7 +236,9 @@ def test_a_second_installation_on_a_given_cluster(sluice: Sluice, tmp_path: Path
 
 def test_no_secret_is_said_or_saved(sluice: Sluice) -> None:
     passwords = [json.loads(file.read_text())["password"] for file in (sluice.data / "credentials").glob("*.json")]
-    assert len(passwords) >= 6
+    passwords += [file.read_text() for file in (sluice.data / "credentials" / "vault").glob("*.secret-id")]
+    passwords += json.loads((sluice.data / "vault" / "keys.json").read_text()).values()
+    assert len(passwords) >= 6 + 2 + 2
     places = [sluice.data / "installation.json", *(sluice.data / "logs").glob("*.log")]
     texts = [path.read_text(errors="replace") for path in places]
     texts += [sluice.ok("doctor").out, " ".join(" ".join(process.cmdline()) for process in sluice.processes())]

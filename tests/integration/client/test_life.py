@@ -18,6 +18,15 @@ from tests.integration.client.sluice import INCIDENT, Sluice, until
 CANARY = "sk-or-canary-7d1f0c55a1"
 
 
+def vault_pid(sluice: Sluice) -> int:
+    """As its supervisor has noted it."""
+    return int(json.loads((sluice.data / "vault" / "processes.json").read_text()).get("vault", {}).get("pid", 0))
+
+
+def vault_is_well(sluice: Sluice) -> bool:
+    return any(check["ok"] for check in sluice("doctor", "--json").json if check["name"] == "vault")
+
+
 @pytest.mark.covers("U2", "D4")
 @pytest.mark.timeout(300)
 def test_in_the_foreground_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
@@ -47,6 +56,14 @@ def test_a_killed_stack_leaves_nothing_and_comes_back_with_its_data(tmp_path: Pa
     sluice = Sluice(tmp_path / "stack")
     sluice.ok("up", "--detach")
     ran = sluice("run", "--objective", "x", "--model", "scripted:none", "--wait", "--json")
+    key = tmp_path / "key"
+    key.write_text(CANARY)
+    put_key = ("vault", "put-key", "openrouter", "--from-file", str(key), "--json")
+    assert sluice.ok(*put_key).json["state"] == "created"
+    first = vault_pid(sluice)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: vault_pid(sluice) != first and vault_is_well(sluice), "Vault is started again, and unsealed")
+    assert sluice.ok(*put_key).json["state"] == "unchanged"
     pid = holder(sluice.data)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -54,6 +71,9 @@ def test_a_killed_stack_leaves_nothing_and_comes_back_with_its_data(tmp_path: Pa
     assert sluice("status", ran.json["pipeline_id"]).code == 6
     with sluice.running():
         assert sluice.ok("status", ran.json["pipeline_id"], "--json").json["state"] == "FAILED"
+        assert sluice.ok(*put_key).json["state"] == "unchanged"
+        changes = sluice.ok("vault", "apply", "--json").json["changes"]
+        assert {change["state"] for change in changes} == {"unchanged"}, "it was applied at the start"
     assert sluice.processes() == []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sluice_localstack import LocalStack, Progress
 from tests.integration.localstack.tools import ACLS, PRINCIPALS, TOPICS, sleeper, web
+from tests.integration.localstack.vault import RunningVault
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +37,13 @@ def stack(stack_directory: Path, reports: list[Progress]) -> Iterator[LocalStack
         environment={},
     )
     with running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
+    """A Vault that has what the table says. A test leaves it running, unsealed and as it found it."""
+    running = RunningVault(tmp_path_factory.mktemp("vault"))
+    with running.server:
+        running.apply()
         yield running

@@ -38,7 +38,7 @@ ALL = dict(commands())
 def test_the_commands_are_there() -> None:
     wanted = ["up", "down", "doctor", "run", "status", "list", "watch", "events", "logs", "artifacts", "sql"]
     wanted += ["tick", "answer", "cancel", "demo"]
-    wanted += ["topics list", "topics apply", "dlq list", "dlq show", "dlq replay"]
+    wanted += ["topics list", "topics apply", "dlq list", "dlq show", "dlq replay", "vault apply", "vault put-key"]
     assert set(ALL) == {f"sluice {name}" for name in wanted}
 
 
@@ -61,6 +61,8 @@ def test_every_command_speaks_json_and_is_described(name: str) -> None:
         (["list"], 6),
         (["sql", "SELECT 1"], 6),
         (["dlq", "replay"], 2),
+        (["vault", "apply"], 6),
+        (["vault", "put-key"], 2),
         (["--url", "x"], 2),
         (["status", "p", "--url", "nonsense"], 2),
         (["status", "p", "--url", "http://127.0.0.1:9"], 6),

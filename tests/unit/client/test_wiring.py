@@ -12,8 +12,8 @@ from sluice_client.environment import stack_settings
 from sluice_client.errors import InputInvalid
 from sluice_client.installation import Installation, find
 from sluice_client.sql import Sql
-from sluice_client.wiring import API, STORE, installation_of, services_of
-from sluice_localstack import LocalStack
+from sluice_client.wiring import API, RUNNER, STORE, installation_of, services_of
+from sluice_localstack import ExternalVault, LocalStack, VaultAddress, VaultCredentials, VaultLogin
 from sluice_localstack.services import STOP_GRACE_S
 from sluice_observability.settings import ApiSettings, StoreSettings
 from sluice_runtime.lifecycle import STOP_MAX_S
@@ -26,6 +26,8 @@ class Stack:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.bootstrap_servers = "127.0.0.1:9092"
+        self.vault_credentials = VaultCredentials(directory / "credentials" / "vault")
+        self.vault: ExternalVault | None = None
 
     def port(self, name: str) -> int:
         return 8_000 + len(name)
@@ -123,3 +125,26 @@ def test_another_installation_s_sql_is_asked_by_its_url(tmp_path: Path) -> None:
 
 def test_a_stack_waits_longer_for_its_services_than_they_take_to_stop() -> None:
     assert STOP_GRACE_S > STOP_MAX_S
+
+
+@pytest.mark.covers("V4", "D4")
+def test_a_runner_is_told_where_vault_is_and_by_which_files_it_logs_in(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    settings = stack_settings(tmp_path, {"SLUICE_VAULT_ADDR": "http://elsewhere", "SLUICE_VAULT_BINARY": "bao"})
+
+    def told() -> dict[str, str]:
+        services = {one.name: one.environment for one in services_of(settings, cast(LocalStack, stack))}
+        assert all("VAULT" not in name for one in (API, STORE) for name in services[one])
+        return {name: value for name, value in services[RUNNER].items() if "VAULT" in name}
+
+    assert told() == {}, "what others call by these names is not handed on"
+    stack.vault = ExternalVault(VaultLogin(VaultAddress("https://vault.example:8200", "/ca.pem"), "a-token"))
+    files = tmp_path / "credentials" / "vault"
+    assert told() == {
+        "SLUICE_VAULT_ADDR": "https://vault.example:8200",
+        "SLUICE_VAULT_CA_FILE": "/ca.pem",
+        "SLUICE_VAULT_ROLE_ID_FILE": str(files / "agent-runner.role-id"),
+        "SLUICE_VAULT_SECRET_ID_FILE": str(files / "agent-runner.secret-id"),
+    }
+    found = installation_of(settings, cast(LocalStack, stack))
+    assert (found.vault_addr, found.vault_credentials_directory) == ("https://vault.example:8200", str(files))

