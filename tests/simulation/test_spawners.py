@@ -21,8 +21,9 @@ from sluice_runtime.processor.journal import Batch, Claim
 from sluice_runtime.processor.partition import Partition
 from sluice_runtime.processor.worker import ProcessorPolicy, Worker
 from tests.doubles import CountingDecider, ManualClock
+from tests.simulation.owners import Owner
 from tests.simulation.slots import RememberingLog
-from tests.simulation.spawners import JOURNAL, STATE, Owner, SpawnerInstance
+from tests.simulation.spawners import JOURNAL, STATE, SpawnerInstance
 
 COMMANDS = TopicPartition("pipeline.commands", 0)
 STEP_MS = 100

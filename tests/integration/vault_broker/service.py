@@ -93,7 +93,7 @@ class World:
             **vault.environment(),
             **{f"SLUICE_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        self._producer = Producer({**connection.confluent(), "linger.ms": 0})
+        self._producer = Producer({**connection.confluent(), "linger.ms": 0, "partitioner": "murmur2_random"})
         self.log = Log(connection, self.prefix, without=[topics.TOKEN_JOURNAL.name, topics.TOKEN_STATE.name])
         self.processes: list[BrokerProcess] = []
         self.sequence = int(time.time() * 1_000)

@@ -16,6 +16,9 @@ BACKOFF_MIN_MS, BACKOFF_MAX_MS = 100, 5_000
 RESERVED_MIN_COUNT = 1
 """Places that only revocations take, so that none waits for a mint that hangs: one in four, and this at least."""
 
+PRUNE_COUNT = 64
+"""Answers beyond twice as many as the decider had not heard of the last time; then those that it has heard of go."""
+
 
 class Schedule:
     """Gives out what is wanted, each thing to one hand at a time.
@@ -37,6 +40,7 @@ class Schedule:
         self._given: dict[str, Wanted] = {}
         self._answered: dict[str, Wanted] = {}
         self._tries: dict[str, tuple[Wanted, int, int]] = {}  # with count, and when again
+        self._prune_at = PRUNE_COUNT
         self._away_count = 0
         self._away_until_ms = 0
         self._held: set[str] = set()
@@ -74,7 +78,7 @@ class Schedule:
             return False
         answered = self._answered.get(key)
         if answered is not None:
-            if answered.entity is wanted.entity:
+            if answered.entity is wanted.entity and answered.parent is wanted.parent:
                 return False
             del self._answered[key]
         tried = self._tries.get(key)
@@ -89,6 +93,10 @@ class Schedule:
         self._tries.pop(wanted.key, None)
         self._answered[wanted.key] = wanted
         self._away_count = 0
+        if len(self._answered) > self._prune_at:  # what the decider has heard of is not remembered
+            self._answered = {key: one for key, one in self._answered.items() if self._holdings.still(one)}
+            self._tries = {key: one for key, one in self._tries.items() if self._holdings.still(one[0])}
+            self._prune_at = PRUNE_COUNT + 2 * len(self._answered)
 
     def failed(self, wanted: Wanted, fault: VaultFault, now_ms: int) -> None:
         """It is not done, or nobody knows; it is tried again."""

@@ -158,9 +158,8 @@ def _expire(builder: DecisionBuilder, token: TokenEntity) -> None:
             )
         else:
             wanted = True
-            request_id = one.request_id
     if wanted and builder.view.find_token(None) is None:
-        builder.accept(TokenWanted(request_id=request_id, implied=True))
+        builder.accept(TokenWanted(request_id=builder.cause.id, implied=True))
 
 
 def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:

@@ -112,10 +112,21 @@ def _want(builder: DecisionBuilder, message: TokenRequest) -> None:
             agent_id=agent_id,
             attempt=message.attempt,
             queue=message.queue,
-            parent_agent_id=message.parent_agent_id,
+            parent_agent_id=_parent(builder, message),
             request_id=builder.cause.id,
         )
     )
+
+
+def _parent(builder: DecisionBuilder, message: TokenRequest) -> str | None:
+    """Whose token it shall be below: the named agent's, unless that one waits to be below this one."""
+    above = message.parent_agent_id
+    while above is not None and above != message.agent_id:
+        token = builder.view.find_token(above)
+        if token is None or token.lives:
+            return message.parent_agent_id
+        above = token.parent_agent_id
+    return None
 
 
 def _begin(builder: DecisionBuilder) -> None:

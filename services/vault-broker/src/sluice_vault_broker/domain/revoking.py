@@ -125,20 +125,26 @@ def revoke_tree(
 
 
 def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:
-    """A token and all below it, wanted ones too, each behind the one that it is below."""
-    tree: dict[str | None, TokenEntity] = {agent_id: view.token(agent_id)}
-    rest: dict[str | None, TokenEntity] = {
-        token.agent_id: token for token in view.tokens() if token.agent_id not in (None, agent_id)
-    }
+    """A token and all below it, wanted ones too, each behind the one that it is below.
+
+    One that lives is where Vault made it: below the pipeline's own, if its parent's was not there then.
+    """
+    top = view.token(agent_id)
+    rest = [token for token in view.tokens() if token is not top]
     if agent_id is None:
-        return [*tree.values(), *rest.values()]
+        return [top, *rest]
+    tree, agents, accessors = [top], {agent_id}, {top.accessor} - {""}
     found = True
     while found:
-        below = [token for token in rest.values() if token.parent_agent_id in tree]
-        found = bool(below)
-        for token in below:
-            tree[token.agent_id] = rest.pop(token.agent_id)
-    return list(tree.values())
+        found = False
+        for token in rest:
+            below = token.parent_accessor in accessors if token.lives else token.parent_agent_id in agents
+            if below and token.agent_id is not None and token.agent_id not in agents:
+                found = True
+                tree.append(token)
+                agents.add(token.agent_id)
+                accessors |= {token.accessor} - {""}
+    return tree
 
 
 def _revoke_agent(

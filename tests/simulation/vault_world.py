@@ -1,0 +1,423 @@
+"""The simulated installation of the vault-broker: it and all that it uses is real but Kafka, Vault and the clock.
+
+All comes from one seed. Run it again with the seed that a failure prints, and it fails at the same step.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from uuid import UUID
+
+from sluice_contracts import topics
+from sluice_contracts.codec import decode, encode
+from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts.messages import Message
+from sluice_contracts.messages.alert import AlertAction, AlertRaised
+from sluice_contracts.messages.token import (
+    FULL_REVOCATIONS,
+    TokenDenied,
+    TokenExpired,
+    TokenGranted,
+    TokenRenew,
+    TokenRenewed,
+    TokenRequest,
+    TokenRevoke,
+    TokenRevoked,
+)
+from sluice_runtime.broker import TopicPartition
+from sluice_runtime.memory import MemoryLog
+from sluice_vault_broker.adapters.acts import Terms
+from sluice_vault_broker.domain.policy import BrokerPolicy
+from sluice_vault_broker.handlers import BrokerDecider
+from sluice_vault_broker.ports import Label, VaultAway, VaultRefused
+from tests.doubles import ManualClock
+from tests.simulation.brokers import BrokerInstance
+from tests.vault import CANARY, MemoryStore, MemoryVault
+
+PARTITIONS = 2
+QUEUE = "q"
+TERMS = Terms(ttl_s=40, max_ttl_s=150)
+POLICY = BrokerPolicy(renewal_interval_ms=8_000, queues=frozenset({QUEUE}))
+AGENTS = 4
+OURS, OTHERS = "ours.", "others."
+
+
+@dataclass(frozen=True)
+class VaultFaults:
+    """How often what goes wrong, per step or per call of Vault."""
+
+    crash: float = 0.0
+    freeze: float = 0.0
+    second_instance: float = 0.0
+    jump: float = 0.0
+    redeliver: float = 0.0
+    away: float = 0.0
+    lost_answer: float = 0.0
+    overloaded: float = 0.0
+    refused: float = 0.0
+    restarted: float = 0.0
+
+    @classmethod
+    def all(cls) -> VaultFaults:
+        """Everything, less often than each by itself."""
+        return cls(**{one.name: getattr(KINDS[one.name], one.name) / 2 for one in fields(cls)})
+
+
+KINDS: dict[str, VaultFaults] = {
+    "crash": VaultFaults(crash=0.01),
+    "freeze": VaultFaults(freeze=0.008, second_instance=0.02),
+    "second_instance": VaultFaults(second_instance=0.02),
+    "jump": VaultFaults(jump=0.005),
+    "redeliver": VaultFaults(redeliver=0.02),
+    "away": VaultFaults(away=0.003),
+    "lost_answer": VaultFaults(lost_answer=0.1),
+    "overloaded": VaultFaults(overloaded=0.2),
+    "refused": VaultFaults(refused=0.1),
+    "restarted": VaultFaults(restarted=0.004),
+}
+"""One of each kind, by itself."""
+
+
+class _Heard(logging.Handler):
+    """All that is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class VaultWorld:
+    """One run from one seed."""
+
+    def __init__(self, seed: int, faults: VaultFaults | None = None) -> None:
+        self.random = random.Random(f"vault {seed}")
+        self.clock, self._vault_clock = ManualClock(), ManualClock()
+        names = {one.name: one.partitions for one in topics.concrete_topics(queues=[QUEUE], partitions=PARTITIONS)}
+        self.log = MemoryLog(names, self.clock)
+        self.faults = faults or VaultFaults.all()
+        self.store = MemoryStore(self._vault_clock)
+        self._away_until_ms = 0
+        other = MemoryVault(self.store, OTHERS)
+        label = Label("acme", str(UUID(int=1)), 1)
+        login = other.log_in(label)
+        self.foreign = [login, other.mint_root(login.token, label, ttl_s=80_000, max_ttl_s=80_000)]
+        for minted in self.foreign:
+            self.store.tokens[minted.accessor].expires_at_ms = 2**53
+        self.store.fault = self._strike
+        self.commands: list[CloudEvent[Message]] = []
+        self.pipelines = [str(UUID(int=self.random.getrandbits(128))) for _ in range(3)]
+        self.attempts: dict[tuple[str, str], int] = defaultdict(int)
+        self.ended: set[str] = set()
+        self.journalled: list[bytes] = []
+        self.brokers: list[BrokerInstance] = []
+        self.frozen: list[BrokerInstance] = []
+        self._made = 0
+        self._calm = False
+        self._new_broker()
+
+    # Processes
+
+    def _new_broker(self) -> None:
+        self._made += 1
+        vault = MemoryVault(self.store, OURS, queues=frozenset({QUEUE}))
+        decider = BrokerDecider(POLICY)
+        self.brokers.append(
+            BrokerInstance(f"broker-{self._made}", self.log, self.clock, self.random, decider, vault, TERMS)
+        )
+        self._rebalance()
+
+    def _rebalance(self) -> None:
+        for number in range(PARTITIONS):
+            owner = self.brokers[number % len(self.brokers)]
+            for other in self.brokers:
+                if other is not owner:
+                    other.give_up(number)
+            if number not in owner.owners:
+                owner.take(number)
+
+    # Vault's faults
+
+    def _strike(self, name: str, after: bool) -> None:
+        if self._calm:
+            return
+        if after:
+            if self.random.random() < self.faults.lost_answer:
+                raise VaultAway(f"{name}: the answer was lost")
+            return
+        if self._vault_clock.now_ms() < self._away_until_ms:
+            raise VaultAway(f"{name}: away")
+        if self.random.random() < self.faults.overloaded:
+            raise VaultAway(f"{name}: 429")
+        if self.random.random() < self.faults.refused:
+            raise VaultRefused(f"{name}: 403")
+
+    # What the spawner, people and the monitor do
+
+    def act(self) -> None:
+        pipeline_id = self.random.choice(self.pipelines)
+        agent_id = f"agent-{self.random.randrange(AGENTS)}"
+        attempt = self.attempts[pipeline_id, agent_id]
+        choice = self.random.random()
+        if choice < 0.5:
+            self._request(pipeline_id, agent_id)
+        elif choice < 0.56:
+            self._say(pipeline_id, TokenRequest())
+        elif choice < 0.66 and attempt:
+            self._say(pipeline_id, TokenRevoke(agent_id=agent_id, attempt=attempt, reason="agent_ended"))
+        elif choice < 0.74 and attempt:
+            self._say(pipeline_id, TokenRevoke(agent_id=agent_id, attempt=attempt, reason="waiting"))
+            if self.random.random() < 0.7:
+                self._request(pipeline_id, agent_id, again=True)
+        elif choice < 0.80:
+            self._say(pipeline_id, TokenRenew(), source="operator")
+        elif choice < 0.84 and attempt:
+            self._alert(pipeline_id, "revoke_agent", agent_id, attempt)
+        elif choice < 0.87:
+            self._alert(pipeline_id, self.random.choice(["revoke_pipeline", "throttle"]))
+        elif choice < 0.89:
+            self._say(pipeline_id, TokenRevoke(reason="manual"), source="operator")
+        elif choice < 0.91:
+            self._say(pipeline_id, TokenRevoke(reason="waiting"))
+        elif choice < 0.95:
+            self.end(pipeline_id)
+
+    def _request(self, pipeline_id: str, agent_id: str, *, again: bool = False) -> None:
+        attempt = self.attempts[pipeline_id, agent_id] = self.attempts[pipeline_id, agent_id] + (0 if again else 1)
+        parent = f"agent-{self.random.randrange(AGENTS)}" if self.random.random() < 0.3 else None
+        parent = None if parent == agent_id else parent
+        self._say(pipeline_id, TokenRequest(agent_id=agent_id, attempt=attempt, queue=QUEUE, parent_agent_id=parent))
+
+    def end(self, pipeline_id: str) -> None:
+        """As at the end of a pipeline; its place is taken by another one."""
+        self._say(pipeline_id, TokenRevoke(reason="pipeline_ended"))
+        self.ended.add(pipeline_id)
+        place = self.pipelines.index(pipeline_id)
+        known = any(one.subject == pipeline_id and isinstance(one.data, TokenRequest) for one in self.commands)
+        if known and self.random.random() < 0.5:  # late, and refused
+            late = TokenRequest(agent_id="agent-0", attempt=99, queue=QUEUE)
+            self._say(pipeline_id, late, source="operator")
+        self.pipelines[place] = str(UUID(int=self.random.getrandbits(128)))
+
+    def _alert(self, pipeline_id: str, action: AlertAction, agent_id: str | None = None, attempt: int = 0) -> None:
+        message = AlertRaised(
+            condition="no_progress" if action == "revoke_agent" else "error_budget_exceeded", action=action,
+            agent_id=agent_id, attempt=attempt or None, observed=6, limit=5, window_ms=60_000, breached_at_ms=1,
+            detail="too much",
+        )  # fmt: skip
+        self._say(pipeline_id, message, source="monitor")
+
+    def _say(self, pipeline_id: str, message: Message, *, source: str = "spawner/s") -> None:
+        number = len(self.commands)
+        sequence = 10**12 + number if source.startswith("spawner") else None
+        event = CloudEvent(
+            f"command-{number}-{self.random.getrandbits(32)}", source, "acme", pipeline_id, self.clock.now_ms(),
+            message, sequence=sequence,
+        )  # fmt: skip
+        self.commands.append(event)
+        self._send(event)
+
+    def _send(self, event: CloudEvent[Message]) -> None:
+        self.log.append(encode(event, topic=topics.topic_of(type(event.data)).name, key=event.subject))
+
+    # Time
+
+    def step(self) -> None:
+        passed_ms = self.random.randrange(40)
+        self.clock.advance(passed_ms)
+        self._vault_clock.advance(passed_ms)
+        if not self._calm:
+            self._maybe_fault()
+            if self.random.random() < 0.002:  # long times, in which tokens are renewed or end
+                passed_ms = self.random.choice([3_000, 9_000, 30_000])
+                self.clock.advance(passed_ms)
+                self._vault_clock.advance(passed_ms)
+        self.random.choice(self.brokers).step()
+        if self.random.random() < 0.05:
+            self._rebalance()
+
+    def _maybe_fault(self) -> None:
+        roll, faults = self.random.random, self.faults
+        if roll() < faults.crash:
+            self._lose(freeze=False)
+        if roll() < faults.freeze:
+            self._lose(freeze=True)
+        if self.frozen and roll() < faults.freeze * 2:
+            self._wake()
+        if roll() < faults.jump:
+            self.clock.advance(self.random.choice([-30_000, 3_000, 15_000]))
+        if self.commands and roll() < faults.redeliver:
+            self._send(self.random.choice(self.commands[-20:]))
+        if roll() < faults.away:
+            self._away_until_ms = self._vault_clock.now_ms() + self.random.choice([500, 5_000, 60_000])
+        if roll() < faults.restarted:
+            self._away_until_ms = self._vault_clock.now_ms() + 300
+        if len(self.brokers) < 2 and roll() < faults.second_instance:
+            self._new_broker()
+
+    def _lose(self, *, freeze: bool) -> None:
+        lost = self.brokers.pop(self.random.randrange(len(self.brokers)))
+        if freeze:
+            self.frozen.append(lost)
+        if not self.brokers:
+            self._new_broker()
+        self._rebalance()
+
+    def _wake(self) -> None:
+        """A zombie does some steps with the memory that it had, and only then learns that it lost everything."""
+        zombie = self.frozen.pop(self.random.randrange(len(self.frozen)))
+        for _ in range(self.random.randint(1, 20)):
+            zombie.step()
+
+    # The whole course
+
+    def run(self, steps: int = 1_200) -> None:
+        """Faulty time, then calm time until nothing moves any more and all was reconciled.
+
+        Raises:
+            AssertionError: It does not come to rest.
+        """
+        self._heard = _Heard()
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(self._heard)
+        root.setLevel(logging.DEBUG)
+        try:
+            for _ in range(steps):
+                if self.random.random() < 0.05:
+                    self.act()
+                self.step()
+            while self.frozen:
+                self._wake()
+            self._calm = True
+            for pipeline_id in list(self.pipelines):
+                if self.random.random() < 0.3:
+                    self.end(pipeline_id)
+            self._come_to_rest()
+        finally:
+            root.removeHandler(self._heard)
+            root.setLevel(level)
+
+    def _come_to_rest(self) -> None:
+        for _ in range(3):
+            self._until(lambda: self._idle())
+            for broker in self.brokers:
+                self._until(broker.reconcile)  # what is left of a round that was under way
+                self._until(broker.reconcile)
+            self._until(lambda: self._idle())
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        for _ in range(20_000):
+            if done():
+                return
+            self.step()
+        raise AssertionError("the broker does not come to rest")
+
+    def _idle(self) -> bool:
+        now_ms = self.clock.now_ms()
+        owned = sum(len(broker.owners) for broker in self.brokers)
+        return owned == PARTITIONS and all(broker.idle(now_ms) for broker in self.brokers)
+
+    # What must hold
+
+    def records(self, topic: str) -> list[Record]:
+        return [
+            record
+            for number in range(self.log.partitions(topic))
+            for record in self.log.read(TopicPartition(topic, number), 0)
+        ]
+
+    def check(self) -> None:
+        """All laws of what stands on the topics, and of what Vault holds in the end."""
+        events: dict[str, CloudEvent[Message]] = {}
+        for record in self.records("token.events"):
+            event = decode(record)
+            assert events.setdefault(event.id, event) == event, f"two contents of {event.id}"
+        told = sorted(events.values(), key=lambda one: (one.subject, one.sequence or 0))
+        self._check_sequences(told)
+        self._check_answers(told)
+        self._check_grants(told)
+        self._check_vault(told)
+        self._check_secrecy()
+
+    def _check_sequences(self, told: list[CloudEvent[Message]]) -> None:
+        by_pipeline: dict[str, list[int]] = defaultdict(list)
+        for event in told:
+            if event.sequence is not None:
+                by_pipeline[event.subject].append(event.sequence)
+        for pipeline_id, numbers in by_pipeline.items():
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{pipeline_id}: {numbers}"
+
+    def _check_answers(self, told: list[CloudEvent[Message]]) -> None:
+        """Each attempt that was asked for is answered, and no request twice."""
+        answers: dict[str, list[Message]] = defaultdict(list)
+        groups = set()
+        for event in told:
+            if isinstance(event.data, TokenGranted | TokenDenied):
+                groups.add((event.subject, event.data.agent_id, event.data.attempt))
+                assert event.causation_id is not None
+                answers[f"{event.causation_id} {event.data.agent_id}"].append(event.data)
+        twice = {one: found for one, found in answers.items() if len(found) > 1}
+        assert not twice, f"answered twice: {twice}"
+        for command in self.commands:
+            if isinstance(command.data, TokenRequest):
+                group = (command.subject, command.data.agent_id, command.data.attempt)
+                assert group in groups, f"nobody answered {command}"
+
+    def _check_grants(self, told: list[CloudEvent[Message]]) -> None:
+        revoked: set[str] = set()
+        for event in told:
+            data = event.data
+            if isinstance(data, TokenRevoked) and data.agent_id is None and data.reason in FULL_REVOCATIONS:
+                revoked.add(event.subject)
+            if isinstance(data, TokenGranted):
+                assert event.subject not in revoked, f"granted after all was revoked: {event}"
+                token = self.store.made[data.accessor]
+                label = (token.label.pipeline_id, token.label.agent_id, token.label.attempt)
+                assert label == (event.subject, data.agent_id, data.attempt), f"{event} was minted for {token.label}"
+                if data.grant is not None:
+                    context = f"{event.subject}/{data.agent_id}/{data.attempt}"
+                    assert self.store.sealed[data.grant.sealed] == (f"queue-{QUEUE}", context, token.secret)
+
+    def _check_vault(self, told: list[CloudEvent[Message]]) -> None:
+        """After reconciling Vault holds what the log says: no token more, and none less."""
+        living: dict[str, str] = {}
+        for event in told:
+            match event.data:
+                case TokenGranted(accessor=accessor):
+                    assert accessor not in living, f"granted twice: {event}"
+                    living[accessor] = event.subject
+                case TokenRenewed(accessor=accessor):
+                    assert accessor in living, f"renewed, and not alive: {event}"
+                case TokenRevoked(accessors=accessors):
+                    for one in accessors:
+                        living.pop(one, None)
+                case TokenExpired(accessor=accessor):
+                    assert living.pop(accessor, None) is not None, f"expired, and not alive: {event}"
+        held = {one.accessor: one for one in self.store.tokens.values() if one.installation == OURS}
+        logins = {one.accessor for one in held.values() if one.parent is None}
+        assert held.keys() - logins == living.keys(), (
+            f"only Vault: {held.keys() - logins - living.keys()}, only the log: {living.keys() - held.keys()}"
+        )
+        used = {one.parent for one in held.values()}
+        assert logins <= used, f"logins without a token: {logins - used}"
+        assert not self.ended & set(living.values())
+        policies = {one for one, owner in self.store.policy_owners.items() if owner == OURS}
+        assert policies == set(living.values()), policies ^ set(living.values())
+        for minted in self.foreign:
+            assert minted.accessor in self.store.tokens, "another installation's token was ended"
+
+    def _check_secrecy(self) -> None:
+        canary = CANARY.encode()
+        for topic in (*(one.name for one in topics.TOPICS if not one.per_queue), "dlq.token.commands", "dlq.alerts"):
+            for record in self.records(topic):
+                parts = [record.key or b"", record.value or b"", *(value or b"" for _, value in record.headers)]
+                assert not any(canary in part for part in parts), f"a token stands on {topic}: {record.offset}"
+        assert not [line for line in self._heard.lines if CANARY in line]
+        assert not self.records("dlq.token.commands"), "a command was refused"

@@ -1,0 +1,225 @@
+"""Laws of the life of tokens, for whatever comes in whatever order, once or twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages.base import Message
+from sluice_contracts.messages.token import (
+    FULL_REVOCATIONS,
+    TokenDenied,
+    TokenExpired,
+    TokenGranted,
+    TokenRenew,
+    TokenRequest,
+    TokenRevoked,
+)
+from sluice_vault_broker.domain.facts import TokenMinted
+from sluice_vault_broker.domain.state import TokenEntity
+from tests.unit.vault_broker.world import PIPELINE, World
+
+AGENTS = ("a", "b", "c")
+MOVES = (
+    "request", "request", "request", "next", "root", "mint", "mint", "mint", "hold", "late", "ended", "ended",
+    "waiting", "agent_ended", "renew", "prolong", "gone", "orphan", "alert_agent", "alert", "manual", "end", "wait",
+    "twice",
+)  # fmt: skip
+
+
+class Course:
+    """A course of a pipeline, made of moves."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.attempts: dict[str, int] = defaultdict(lambda: 1)
+        self.held: list[TokenMinted] = []
+        self.orphans = 0
+        self.requests: list[tuple[str, str | None, int | None]] = []
+
+    def move(self, move: str, agent_id: str, seconds: int) -> None:
+        world, attempt = self.world, self.attempts[agent_id]
+        parent = AGENTS[seconds % 3]
+        match move:
+            case "request":
+                self._ask(TokenRequest(agent_id=agent_id, attempt=attempt, queue="default", parent_agent_id=parent))
+            case "next":
+                self.attempts[agent_id] += 1
+                self._ask(TokenRequest(agent_id=agent_id, attempt=attempt + 1, queue="default"))
+            case "root":
+                self._ask(TokenRequest())
+            case "mint" | "hold":
+                wanted = self._wanted()
+                if wanted is not None:
+                    answer = world.minting(wanted.agent_id)
+                    if move == "hold":
+                        self.held.append(answer)
+                    else:
+                        world.say(answer)
+            case "late":
+                if self.held:
+                    world.say(self.held.pop(0))
+            case "ended":
+                for revocation in world.revocations()[:1]:
+                    world.end(revocation.accessor)
+            case "waiting" | "agent_ended":
+                world.revoke(agent_id, attempt, reason=move)
+            case "renew":
+                world.say(TokenRenew())
+            case "prolong":
+                for one in (None, *AGENTS):
+                    token = world.find(one)
+                    if token is not None and token.renewing_since_ms is not None:
+                        world.prolong(one)
+            case "gone":
+                token = world.find(agent_id)
+                if token is not None and token.lives:
+                    world.gone(agent_id)
+            case "orphan":
+                self.orphans += 1
+                world.orphan(f"orphan-{self.orphans}", agent_id, attempt, 1)
+            case "alert_agent":
+                world.alert("revoke_agent", agent_id, attempt, condition="no_progress")
+            case "alert":
+                world.alert("revoke_pipeline")
+            case "manual":
+                world.revoke(reason="manual")
+            case "end":
+                world.revoke(reason="pipeline_ended")
+            case "wait":
+                world.wait(seconds)
+            case "twice":
+                self._again(seconds)
+
+    def _ask(self, message: TokenRequest) -> None:
+        event = self.world.event(message)
+        self.requests.append((event.id, message.agent_id, message.attempt))
+        self.world.hear(event)
+
+    def _again(self, seconds: int) -> None:
+        """Anything that was heard comes again, at once or later: nothing new is said of what was answered."""
+        if self.world.heard:
+            event, _, _ = self.world.heard[seconds % len(self.world.heard)]
+            self.world.hear(event)
+
+    def _wanted(self) -> TokenEntity | None:
+        """What the hands would do now."""
+        for agent_id in (None, *AGENTS):
+            token = self.world.find(agent_id)
+            if token is None or token.lives:
+                continue
+            if agent_id is None:
+                return token
+            above = None if token.parent_agent_id is None else self.world.find(token.parent_agent_id)
+            above = above or self.world.find()
+            if above is not None and above.lives:
+                return token
+        return None
+
+    def finish(self) -> None:
+        """Vault answers all."""
+        for _ in range(200):
+            if self.held:
+                self.world.say(self.held.pop(0))
+            elif self.world.revocations():
+                self.world.end(self.world.revocations()[0].accessor)
+            elif (wanted := self._wanted()) is not None:
+                self.world.mint(wanted.agent_id)
+            else:
+                return
+        raise AssertionError("it does not come to rest")
+
+
+courses = st.lists(st.tuples(st.sampled_from(MOVES), st.sampled_from(AGENTS), st.integers(0, 4_000)), max_size=50)
+
+
+def run(moves: list[tuple[str, str, int]]) -> Course:
+    course = Course()
+    for move, agent_id, seconds in moves:
+        course.move(move, agent_id, seconds)
+    course.finish()
+    return course
+
+
+@pytest.mark.covers("V1", "V7")
+@settings(max_examples=300)
+@given(courses)
+def test_every_attempt_that_is_asked_for_is_answered_and_no_request_twice(moves: list[tuple[str, str, int]]) -> None:
+    course = run(moves)
+    answers: dict[tuple[str | None, str | None], int] = defaultdict(int)
+    groups = set()
+    for output in course.world.said:
+        if isinstance(output.event.data, TokenGranted | TokenDenied):
+            groups.add((output.event.data.agent_id, output.event.data.attempt))
+            answers[output.event.causation_id, output.event.data.agent_id] += 1
+    assert not [one for one, count in answers.items() if count > 1]
+    for _, agent_id, attempt in course.requests:
+        assert (agent_id, attempt) in groups
+
+
+@pytest.mark.covers("V1", "V3", "V6")
+@settings(max_examples=300)
+@given(courses)
+def test_what_lives_is_what_was_granted_and_has_not_ended(moves: list[tuple[str, str, int]]) -> None:
+    world = run(moves).world
+    living: set[str] = set()
+    closed = False
+    for output in world.said:
+        match output.event.data:
+            case TokenGranted(accessor=accessor):
+                assert not closed, "granted after all was revoked"
+                assert accessor not in living
+                living.add(accessor)
+            case TokenExpired(accessor=accessor):
+                living.remove(accessor)
+            case TokenRevoked(accessors=accessors, reason=reason, agent_id=agent_id):
+                living -= set(accessors)
+                closed = closed or (agent_id is None and reason in FULL_REVOCATIONS)
+    known = [token for one in (None, *AGENTS) if (token := world.find(one)) is not None]
+    assert living == {token.accessor for token in known if token.lives}
+    for token in known:
+        if token.lives and token.agent_id is not None:
+            assert token.parent_accessor in living, "it lives, and what it is below does not"
+
+
+@pytest.mark.covers("V1")
+@settings(max_examples=200)
+@given(courses)
+def test_what_comes_again_at_once_says_nothing_and_changes_nothing(moves: list[tuple[str, str, int]]) -> None:
+    course = Course()
+    for move, agent_id, seconds in moves:
+        before = len(course.world.heard)
+        course.move(move, agent_id, seconds)
+        for event, _, _ in list(course.world.heard[before:]):
+            _repeat(course.world, event)
+
+
+def _repeat(world: World, event: CloudEvent[Message]) -> None:
+    last = world.heard[-1][0]
+    if event is not last or event.type in ("token.renew", "timer.due"):
+        return  # a renewal may be wanted as often as somebody wants it
+    state = dict(world.state)
+    known = f"{PIPELINE}/pipeline" in state or f"{PIPELINE}/finished" in state
+    said = world.hear(event)
+    assert world.state == state
+    assert said == [] or not known
+
+
+@pytest.mark.covers("V1")
+@settings(max_examples=200)
+@given(courses)
+def test_after_the_end_nothing_remains(moves: list[tuple[str, str, int]]) -> None:
+    course = run(moves)
+    world = course.world
+    world.revoke(reason="pipeline_ended")
+    course.finish()
+    kinds = {type(one).__name__ for one in world.state.values()}
+    assert kinds <= {"FinishedPipeline", "RefusalsEntity", "Timer"}
+    numbers = [one.event.sequence for one in world.said if one.event.sequence is not None]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+    world.wait(9 * 86_400)
+    assert world.state == {}
