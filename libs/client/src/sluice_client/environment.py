@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sluice_client.errors import InputInvalid
 from sluice_client.wiring import RUNNER, Settings
+from sluice_localstack.vault.table import PIPELINE_MAX_TTL
 from sluice_runtime.connection import ClickHouseAddress
 
 MODEL_KEY = "OPENROUTER_API_KEY"
@@ -21,6 +22,8 @@ OURS = frozenset({
     "SLUICE_SQL_READONLY",
     "SLUICE_ARTIFACTS_URL", "SLUICE_CREDENTIALS_DIRECTORY", "SLUICE_DATA_DIRECTORY", "SLUICE_CACHE_DIR",
     "SLUICE_HTTP_PORT", "SLUICE_INSTANCE_ID", "SLUICE_PARTITIONS",
+    "SLUICE_VAULT_BINARY", "SLUICE_VAULT_PIPELINE_MAX_TTL",
+    "SLUICE_VAULT_ADDR", "SLUICE_VAULT_CA_FILE", "SLUICE_VAULT_ROLE_ID_FILE", "SLUICE_VAULT_SECRET_ID_FILE",
 })  # fmt: skip
 """Settings of the client, and such as no two services may share: they are not handed on."""
 
@@ -55,6 +58,7 @@ def stack_settings(data_directory: Path, environment: Mapping[str, str] | None =
         sql_password_file=_file(given, "SLUICE_SQL_PASSWORD_FILE"),
         sql_readonly=given.get("SLUICE_SQL_READONLY", "").lower() not in ("false", "0"),
         model_provider=provider,
+        vault_pipeline_max_ttl=given.get("SLUICE_VAULT_PIPELINE_MAX_TTL") or PIPELINE_MAX_TTL,
         environment={name: value for name, value in given.items() if name.startswith("SLUICE_") and name not in OURS},
         service_environment={RUNNER: runner},
     )

@@ -33,6 +33,9 @@ class Installation:
         artifacts_url: Where run inputs are put.
         scenarios_directory: Where the scripted model finds scenarios; None where it can't be reached from here.
         model_provider: Who answers for tasks that name no model: `scripted`, `openrouter`, `openai`.
+        vault_addr: Vault's address; None: there is none here.
+        vault_credentials_directory: Has the files by which the services log in to Vault.
+        vault_pipeline_max_ttl: The explicit maximum of a pipeline's token.
         data_directory: Of the local stack.
     """
 
@@ -50,6 +53,10 @@ class Installation:
     queues: tuple[str, ...] = ("default",)
     partitions: int = 8
     model_provider: str = "scripted"
+    vault_addr: str | None = None
+    vault_ca_file: str | None = None
+    vault_credentials_directory: str | None = None
+    vault_pipeline_max_ttl: str = "24h"
     data_directory: str | None = None
 
     def credentials_file(self, principal: str) -> Path:

@@ -21,10 +21,10 @@ from sluice_localstack.processes import Records
 
 DETACHED_LOG = "up.log"
 """In the stack's folder of logs."""
-START_TIMEOUT_S = 900.0
-"""The first start downloads Kafka; a slow line takes minutes."""
-STOP_TIMEOUT_S = 60.0
-"""The services' grace time, Kafka's, and a margin."""
+START_TIMEOUT_S = 1_800.0
+"""The first start downloads Kafka and builds Vault; a slow line takes minutes."""
+STOP_TIMEOUT_S = 75.0
+"""The services' grace time, Kafka's and Vault's, and a margin."""
 POLL_S = 0.1
 
 
@@ -118,7 +118,11 @@ def end(directory: Path) -> str:
         lock = DirectoryLock(directory)
         lock.acquire()
         try:
-            count = sum(Records(place).end_leftovers() for place in (directory, directory / "kafka") if place.is_dir())
+            count = sum(
+                Records(place).end_leftovers()
+                for place in (directory, directory / "kafka", directory / "vault")
+                if place.is_dir()
+            )
         finally:
             lock.release()
         forget(directory)

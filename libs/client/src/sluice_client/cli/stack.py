@@ -28,9 +28,10 @@ def up(
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Start the installation on this machine: Kafka, ClickHouse, the services. Ctrl-C, or `sluice down`, ends it.
+    """Start the installation on this machine: Kafka, Vault, ClickHouse, the services.
 
-    KAFKA_BOOTSTRAP_SERVERS (with KAFKA_USERNAME and KAFKA_PASSWORD_FILE) and CLICKHOUSE_URL use what is given instead.
+    Ctrl-C, or `sluice down`, ends it. KAFKA_BOOTSTRAP_SERVERS (with KAFKA_USERNAME and KAFKA_PASSWORD_FILE), VAULT_ADDR
+    and CLICKHOUSE_URL use what is given instead.
     OPENROUTER_API_KEY answers with a live model; without it, scenarios do. SLUICE_… settings of the services are handed
     on to them.
     """
@@ -82,6 +83,10 @@ def _summary(installation: Installation, as_json: bool, *, detached: bool) -> No
         ("api", f"{installation.api_url}   OpenAPI: /openapi.json, live: /ws/events"),
         ("sql", f"{installation.sql_url}   ClickHouse's HTTP interface, read only"),
         ("kafka", f"{installation.kafka}   SASL/SCRAM; users' credentials: {installation.credentials_directory}"),
+        (
+            "vault",
+            f"{installation.vault_addr}   AppRole; the services' files: {installation.vault_credentials_directory}",
+        ),
         ("models", model),
         ("data", f"{directory}   logs: {directory / 'logs'}"),
     ]
