@@ -35,8 +35,8 @@ QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
 SERVICES = ("spawner", "agent-runner", "store", "api")
-OWN_STORES = ("pipeline.journal", "pipeline.state")
-"""Topics that are the spawner's own."""
+OWN_STORES = ("pipeline.journal", "pipeline.state", "monitor.state")
+"""Topics that are one service's own."""
 
 RESTART_WAIT_MAX_S = 0.2
 """The supervisor starts a killed service again after it: tests kill often, and wait for the service, not for it."""

@@ -206,6 +206,13 @@ def test_a_lower_limit_counts_from_the_next_signal_on() -> None:
     assert content(after) == [("error_budget_exceeded", "revoke_pipeline", 4, 3)]
 
 
+@pytest.mark.covers("V5")
+def test_a_lower_limit_counts_in_windows_with_the_next_signal_only() -> None:
+    before = fold(errors(0, 0, 0), Limits(errors_per_minute=5))
+    after = fold([signal(ERROR, 60_000, "e3")], Limits(errors_per_minute=2), before.pipeline)
+    assert after.alerts == ()
+
+
 def test_without_a_limit_nothing_is_kept() -> None:
     found = fold([*errors(*range(50)), *calls((0, 6_000))], Limits(5_001, 5_001))
     assert found.alerts == ()

@@ -54,6 +54,7 @@ class Topic:
         refused_by: Who puts an invalid record onto the dead-letter topic; None where nothing is refused.
         messages: What may stand on it; empty where the format is the owner's own.
         doc: One sentence for people.
+        append_time: Whether the record's time is Kafka's own, of when it appended it, whatever the producer says.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Topic:
     refused_by: Principal | None
     messages: tuple[type[Message], ...]
     doc: str
+    append_time: bool = False
 
     @property
     def per_queue(self) -> bool:
@@ -172,6 +174,7 @@ SIGNALS = Topic(
     writers=(_R, _S, _P), readers=(_M, _O), refused_by=_M,
     messages=(signal.WatchChanged, signal.ProgressReported, signal.ErrorReported, signal.ViolationReported),
     doc="What error budgets are counted by: errors, API calls, progress, violations, and nothing else.",
+    append_time=True,
 )  # fmt: skip
 BUDGETS = Topic(
     "budgets", "scope", "single", "compact", None,
@@ -180,8 +183,13 @@ BUDGETS = Topic(
 )  # fmt: skip
 ALERTS = Topic(
     "alerts", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
-    writers=(_M,), readers=(_V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
+    writers=(_M,), readers=(_M, _V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
     doc="Each breach of an error budget, once.",
+)  # fmt: skip
+MONITOR_STATE = Topic(
+    "monitor.state", "pipeline_id", "pipeline", "compact", None,
+    writers=(_M,), readers=(_M,), refused_by=None, messages=(),
+    doc="The monitor's table: what of each pipeline's signals can still matter to its budgets.",
 )  # fmt: skip
 REPORTS = Topic(
     "reports", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
@@ -197,7 +205,7 @@ RUNNER_HEARTBEATS = Topic(
 TOPICS: tuple[Topic, ...] = (
     PIPELINE_COMMANDS, PIPELINE_EVENTS, PIPELINE_JOURNAL, PIPELINE_STATE,
     AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, ADMISSION, RUNNER_HEARTBEATS,
-    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, REPORTS,
+    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, MONITOR_STATE, REPORTS,
 )  # fmt: skip
 
 
@@ -240,6 +248,8 @@ def _configs(row: Topic) -> dict[str, str]:
     size = limits.STORE_RECORD_MAX_BYTES if row.internal else limits.RECORD_MAX_BYTES
     # Uncompressed: whatever codec a producer uses every reader can read, and 30 KB can't become 30 MB in its memory.
     configs = {"cleanup.policy": row.cleanup, "max.message.bytes": str(size), "compression.type": "uncompressed"}
+    if row.append_time:
+        configs["message.timestamp.type"] = "LogAppendTime"
     if row.cleanup == "delete":
         configs["retention.ms"] = str(-1 if row.retention_ms is None else row.retention_ms)
     return configs
