@@ -84,8 +84,11 @@ class Topic:
         return self.name.replace("<q>", queue)
 
 
-_LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER)
-"""Who keeps a journal looks, when it takes a partition over, at what was written before, to publish only what lacks."""
+_TRANSACTIONAL = (Principal.SPAWNER, Principal.VAULT_BROKER)
+"""Who keeps a journal writes its checkpoints in transactions."""
+
+_LOOKING_BACK = (*_TRANSACTIONAL, Principal.MONITOR)
+"""Who looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
@@ -183,7 +186,7 @@ BUDGETS = Topic(
 )  # fmt: skip
 ALERTS = Topic(
     "alerts", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
-    writers=(_M,), readers=(_M, _V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
+    writers=(_M,), readers=(_V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
     doc="Each breach of an error budget, once.",
 )  # fmt: skip
 MONITOR_STATE = Topic(
@@ -320,7 +323,7 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
     for principal in Principal:
         group = f"{prefix}{principal}"
         rules.append(AclRule(principal, "group", "prefixed", group, ("read", "describe")))
-    for principal in _LOOKING_BACK:
+    for principal in _TRANSACTIONAL:
         checkpoints = f"{prefix}{principal}"
         rules.append(AclRule(principal, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
     return sorted(rules, key=lambda rule: (rule.principal, rule.resource_type, rule.resource))

@@ -70,12 +70,18 @@ TOOL_CALLS = Counter("sluice_tool_calls_total", "Calls of a tool.", ("tool", "ou
 ROWS_WRITTEN = Counter("sluice_rows_written_total", "Rows inserted into ClickHouse.", ("table",))
 QUERY_DURATION = Histogram("sluice_query_duration_seconds", "Of one SQL query from outside.", buckets_s=SLOW_S)
 
+SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
+SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
+ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
+ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")
+
 CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
     RECORDS_REFUSED,
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
     ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
     ROWS_WRITTEN, QUERY_DURATION,
+    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, ALERTS_RAISED, ALERT_DELAY,
 )  # fmt: skip
 
 

@@ -76,8 +76,7 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
         return Outcome(replace(pipeline, heard_ms=heard_ms) if _notable(pipeline, heard_ms) else pipeline)
     subject = signal.event.subject
     told = due(pipeline, subject, heard_ms, limits)
-    tenant = pipeline.tenant if signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
-    heard = replace(told.pipeline, tenant=tenant, heard_ms=heard_ms)
+    heard = replace(told.pipeline, tenant=tenant_of(pipeline, signal), heard_ms=heard_ms)
     match signal.event.data:
         case ErrorReported() as error:
             found = _error(heard, signal, limits)
@@ -96,6 +95,11 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
     if not alerts and not _notable(pipeline, heard_ms) and _same(pipeline, after):
         after = pipeline
     return Outcome(after, alerts, found.unheeded)
+
+
+def tenant_of(pipeline: Pipeline, signal: Signal) -> str:
+    """Whose a pipeline is once it has this signal: what is nobody's own says nothing of it."""
+    return pipeline.tenant if signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
 
 
 def due(pipeline: Pipeline, subject: str, heard_ms: int, limits: Limits) -> Outcome:
