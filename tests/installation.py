@@ -35,7 +35,7 @@ QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
 SERVICES = ("spawner", "agent-runner", "vault-broker", "store", "api")
-OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state")
+OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state", "monitor.state")
 """Topics that are one service's own."""
 
 RESTART_WAIT_MAX_S = 0.2

@@ -34,7 +34,10 @@ class Example:
     @property
     def key(self) -> bytes:
         row = topics.topic_of(self.message)
-        key: str = self.document["data"]["agent_id"] if row.key == "agent_id" else self.document["subject"]
+        data: dict[str, Any] = self.document["data"]
+        key: str = data["agent_id"] if row.key == "agent_id" else self.document["subject"]
+        if row.key == "scope":
+            key = "/".join(data[name] for name in ("scope", "name") if name in data)
         return key.encode()
 
     def structured(self) -> Record:

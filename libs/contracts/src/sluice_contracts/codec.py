@@ -274,9 +274,8 @@ def _check_source(source: str, row: topics.Topic | None, topic: str) -> None:
 
 def _check_key(record: Record, row: topics.Topic | None, subject: str, data: Message) -> None:
     key = None if record.key is None else record.key.decode("utf-8", "replace")
-    expected = getattr(data, "agent_id", None) if row is not None and row.key == "agent_id" else subject
+    of, expected = _expected_key(row, subject, data)
     if not key or key != expected:
-        of = "agent_id" if row is not None and row.key == "agent_id" else "subject"
         raise InvalidRecord(Refusal.BAD_KEY, f"the key is {key!r}; it must be the {of}, {expected!r}")
     if data.only_subject is not None and subject != data.only_subject:
         raise InvalidRecord(
@@ -284,6 +283,14 @@ def _check_key(record: Record, row: topics.Topic | None, subject: str, data: Mes
         )
     if not _IDENTIFIER.match(subject):
         raise InvalidRecord(Refusal.BAD_KEY, f"subject {subject[:200]!r} is not an identifier: {_IDENTIFIER.pattern}")
+
+
+def _expected_key(row: topics.Topic | None, subject: str, data: Message) -> tuple[str, str]:
+    if row is not None and row.key == "agent_id":
+        return "agent_id", getattr(data, "agent_id", "")
+    if row is not None and row.key == "scope":
+        return "scope", getattr(data, "key", "")
+    return "subject", subject
 
 
 def _check_depth(value: bytes) -> None:

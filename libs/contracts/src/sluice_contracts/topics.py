@@ -54,6 +54,7 @@ class Topic:
         refused_by: Who puts an invalid record onto the dead-letter topic; None where nothing is refused.
         messages: What may stand on it; empty where the format is the owner's own.
         doc: One sentence for people.
+        append_time: Whether the record's time is Kafka's own, of when it appended it, whatever the producer says.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Topic:
     refused_by: Principal | None
     messages: tuple[type[Message], ...]
     doc: str
+    append_time: bool = False
 
     @property
     def per_queue(self) -> bool:
@@ -82,8 +84,11 @@ class Topic:
         return self.name.replace("<q>", queue)
 
 
-_LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER)
-"""Who keeps a journal looks, when it takes a partition over, at what was written before, to publish only what lacks."""
+_TRANSACTIONAL = (Principal.SPAWNER, Principal.VAULT_BROKER)
+"""Who keeps a journal writes its checkpoints in transactions."""
+
+_LOOKING_BACK = (*_TRANSACTIONAL, Principal.MONITOR)
+"""Who looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
@@ -172,6 +177,7 @@ SIGNALS = Topic(
     writers=(_R, _S, _P), readers=(_M, _O), refused_by=_M,
     messages=(signal.WatchChanged, signal.ProgressReported, signal.ErrorReported, signal.ViolationReported),
     doc="What error budgets are counted by: errors, API calls, progress, violations, and nothing else.",
+    append_time=True,
 )  # fmt: skip
 BUDGETS = Topic(
     "budgets", "scope", "single", "compact", None,
@@ -182,6 +188,11 @@ ALERTS = Topic(
     "alerts", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
     writers=(_M,), readers=(_V, _S, _O, _P), refused_by=_V, messages=(alert.AlertRaised,),
     doc="Each breach of an error budget, once.",
+)  # fmt: skip
+MONITOR_STATE = Topic(
+    "monitor.state", "pipeline_id", "pipeline", "compact", None,
+    writers=(_M,), readers=(_M,), refused_by=None, messages=(),
+    doc="The monitor's table: what of each pipeline's signals can still matter to its budgets.",
 )  # fmt: skip
 REPORTS = Topic(
     "reports", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,
@@ -197,7 +208,7 @@ RUNNER_HEARTBEATS = Topic(
 TOPICS: tuple[Topic, ...] = (
     PIPELINE_COMMANDS, PIPELINE_EVENTS, PIPELINE_JOURNAL, PIPELINE_STATE,
     AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, ADMISSION, RUNNER_HEARTBEATS,
-    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, REPORTS,
+    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, MONITOR_STATE, REPORTS,
 )  # fmt: skip
 
 
@@ -240,6 +251,8 @@ def _configs(row: Topic) -> dict[str, str]:
     size = limits.STORE_RECORD_MAX_BYTES if row.internal else limits.RECORD_MAX_BYTES
     # Uncompressed: whatever codec a producer uses every reader can read, and 30 KB can't become 30 MB in its memory.
     configs = {"cleanup.policy": row.cleanup, "max.message.bytes": str(size), "compression.type": "uncompressed"}
+    if row.append_time:
+        configs["message.timestamp.type"] = "LogAppendTime"
     if row.cleanup == "delete":
         configs["retention.ms"] = str(-1 if row.retention_ms is None else row.retention_ms)
     return configs
@@ -310,7 +323,7 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
     for principal in Principal:
         group = f"{prefix}{principal}"
         rules.append(AclRule(principal, "group", "prefixed", group, ("read", "describe")))
-    for principal in _LOOKING_BACK:
+    for principal in _TRANSACTIONAL:
         checkpoints = f"{prefix}{principal}"
         rules.append(AclRule(principal, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
     return sorted(rules, key=lambda rule: (rule.principal, rule.resource_type, rule.resource))

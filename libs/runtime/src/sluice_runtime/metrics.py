@@ -83,6 +83,10 @@ TOKEN_ACTS_FAILED = Counter(
 )
 VAULT_AWAY = Gauge("sluice_vault_away", "Whether Vault is away, sealed or overloaded: 1, else 0.")
 ORPHANS_FOUND = Counter("sluice_orphans_found_total", "Tokens that Vault knew and nobody else; they are revoked.")
+SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
+SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
+ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
+ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")
 
 CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
@@ -92,6 +96,7 @@ CATALOGUE: tuple[Metric, ...] = (
     VAULT_CALLS, VAULT_DURATION,
     ROWS_WRITTEN, QUERY_DURATION,
     TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
+    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, ALERTS_RAISED, ALERT_DELAY,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the store and the api need from outside, as shapes. Adapters implement them; tests bring doubles."""
+"""What the processes need from outside, as shapes. Adapters implement them; tests bring doubles."""
 
 from __future__ import annotations
 
@@ -189,5 +189,26 @@ class Sql(Protocol):
             StoreUnavailable: It was not answered.
             QueryTooLarge: It broke a limit of the store.
             QueryRefused: It is wrong, and will be refused again.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a partition's table holds for a key from now on; None deletes it."""
+
+    partition: int
+    key: str
+    value: bytes | None
+
+
+class StateTable(Protocol):
+    """The monitor's table, as long as this process owns the partitions that it was given."""
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        """Makes changes durable, those of one partition in their order.
+
+        Raises:
+            BrokerUnavailable: Some may not be; start again from what the table has.
         """
         ...

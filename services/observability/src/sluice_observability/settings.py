@@ -1,4 +1,4 @@
-"""What the two processes can be told."""
+"""What the processes can be told."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.policy import QueryLimits, SinkPolicy, StreamLimits
 from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.settings import PREFIX, ServiceSettings, split_commas
 
 Positive = Annotated[int, Field(gt=0)]
-_SINK, _QUERY, _STREAM = SinkPolicy(), QueryLimits(), StreamLimits()
+_SINK, _QUERY, _STREAM, _LIMITS = SinkPolicy(), QueryLimits(), StreamLimits(), Limits()
 
 
 class ObservabilitySettings(ServiceSettings):
-    """What both processes share."""
+    """What store and api share."""
 
     allow_remote: bool = Field(
         default=False, description="Whether the HTTP address may be other than loopback. There are no keys yet."
@@ -188,6 +189,31 @@ class ApiSettings(ObservabilitySettings):
         """See `ServiceSettings.known_secrets`."""
         password = self.sql_password()
         return [*super().known_secrets(), *([password] if password else [])]
+
+
+class MonitorSettings(ServiceSettings):
+    """The monitor: error budgets. The limits are those of the installation, where no `budget.set` says otherwise."""
+
+    errors_per_minute: int = Field(
+        default=_LIMITS.errors_per_minute, ge=0, description="More errors of a pipeline end all its credentials."
+    )
+    api_calls_per_minute: int = Field(
+        default=_LIMITS.api_calls_per_minute,
+        ge=0,
+        description="More API calls of a pipeline throttle it, and end its credentials if that goes on.",
+    )
+    progress_timeout_s: Positive = Field(
+        default=_LIMITS.progress_timeout_ms // 1_000,
+        le=86_400,
+        description="Longer without progress ends an agent's credentials.",
+    )
+    session_timeout_ms: int = Field(
+        default=10_000, ge=1_000, le=60_000, description="A monitor that Kafka does not hear of loses its partitions."
+    )
+
+    def limits(self) -> Limits:
+        """The installation's limits."""
+        return Limits(self.errors_per_minute, self.api_calls_per_minute, self.progress_timeout_s * 1_000)
 
 
 def _is_loopback(host: str) -> bool:

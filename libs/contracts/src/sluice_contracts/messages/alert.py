@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sluice_contracts.messages.base import Count, Identifier, Message, Milliseconds, Ordinal, Summary, message
 
@@ -44,3 +44,14 @@ class BudgetSet(Message):
     errors_per_minute: Count | None = Field(default=None, description="More of them end all credentials.")
     api_calls_per_minute: Count | None = Field(default=None, description="More of them throttle, then end all.")
     progress_timeout_s: Ordinal | None = Field(default=None, description="Longer without progress ends the agent's.")
+
+    @model_validator(mode="after")
+    def _names_what_it_is_about(self) -> BudgetSet:
+        if (self.name is None) != (self.scope == "installation"):
+            raise ValueError("a tenant's and a pipeline's budget have a name, the installation's has none")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The record's key: the scope, and whose it is."""
+        return self.scope if self.name is None else f"{self.scope}/{self.name}"

@@ -62,13 +62,26 @@ class DeadLetterOffice:
 
     Args:
         window_records: A batch's largest number of rows.
+        refused_by: Who refuses.
     """
 
-    def __init__(self, broker: Broker, clock: Clock, *, window_records: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        *,
+        window_records: int,
+        refused_by: topics.Principal = topics.Principal.OBSERVABILITY,
+    ) -> None:
         self._broker = broker
         self._clock = clock
         self._window_records = window_records
+        self._refused_by = refused_by
         self._written: dict[str, set[Letter]] = {}
+
+    def look_again(self) -> None:
+        """What was refused may come again: looks at what was written before the next letter is."""
+        self._written.clear()
 
     async def write(self, refused: Sequence[Refused]) -> int:
         """Writes the letters that are not there yet, and returns how many.
@@ -82,7 +95,7 @@ class DeadLetterOffice:
             letter = (record_id(record.topic, record.partition, record.offset), record.timestamp_ms)
             if letter not in written:
                 now_ms = self._clock.now_ms()
-                letters.append(dead_letter(record, fault.reason, fault.detail, topics.Principal.OBSERVABILITY, now_ms))
+                letters.append(dead_letter(record, fault.reason, fault.detail, self._refused_by, now_ms))
         if letters:
             try:
                 await self._broker.append_all(letters)

@@ -1,0 +1,358 @@
+"""The monitor's stream and table, by Faust: topic `signals` in, a table of states whose changelog is `monitor.state`.
+
+Faust reads, shares partitions out, keeps the table and restores it from the changelog. What it does not promise is done
+here (faust-streaming 0.15.3):
+
+- it acknowledges what it passes over in a rebalance, and would commit offsets of signals that nobody observed; so its
+  acknowledgements are off, and where the table stands is a record of the table itself;
+- it commits whether or not the changelog was written; here the changelog's acknowledgement is waited for;
+- its table in memory keeps what belongs to partitions that went elsewhere; here each assignment drops that, and has
+  Faust read those partitions' changelogs from their beginning when they come back;
+- after an error of Kafka's it crashes as a whole, so a run is one life of an app, and whoever calls begins another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import faust
+from aiokafka import TopicPartition as KafkaPartition
+from yarl import URL
+
+from sluice_contracts.envelope import Record
+from sluice_contracts.topics import MONITOR_STATE, SIGNALS, Principal
+from sluice_observability.adapters.faust_transport import SluiceTransport
+from sluice_observability.ports import Change, StateTable
+from sluice_runtime.broker import BrokerUnavailable
+from sluice_runtime.connection import KafkaConnection
+from sluice_runtime.kafka_names import KafkaNames
+
+logger = logging.getLogger(__name__)
+
+GROUP = str(Principal.MONITOR)
+LOOK_INTERVAL_S = 0.25
+"""How exactly missing progress is told."""
+
+STEP_MAX_RECORDS = 1_000
+WAITING_MAX_RECORDS = 4_000
+"""Read ahead of what is observed."""
+
+COMMIT_INTERVAL_S = 1.0
+"""Commits are where a new owner begins to read; what the table has by then it passes over."""
+
+WRITE_TIMEOUT_S = 8.0
+"""Below the time after which Kafka gives the partitions to others: what is not written by then never will be."""
+
+FROZEN_S = 3.0
+"""A loop that stood still for so long may have lost its partitions: it writes nothing more and joins anew."""
+
+STOP_TIMEOUT_S = 10.0
+
+
+class Watch(Protocol):
+    """What is done with what Faust reads: `handlers.budget_watch.BudgetWatch`."""
+
+    def home(self, key: str) -> int | None:
+        """The partition whose table has a key."""
+        ...
+
+    async def restore(self, partition: int, stored: Mapping[str, bytes]) -> None:
+        """Takes a partition over."""
+        ...
+
+    def drop(self, partitions: Collection[int]) -> None:
+        """Lets go of partitions."""
+        ...
+
+    @property
+    def owned(self) -> Collection[int]:
+        """The partitions that were taken over."""
+        ...
+
+    def position(self, partition: int) -> int | None:
+        """The offset after the last signal that was observed."""
+        ...
+
+    async def observe(self, records: Sequence[Record], table: StateTable) -> None:
+        """Folds records in."""
+        ...
+
+    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
+        """Looks at the timers."""
+        ...
+
+
+class FaustSignals:
+    """One life of a Faust app: it joins the group, restores, observes until it is stopped or something fails.
+
+    Guarantee: `watch` is called by one task at a time, and only for partitions that it was given by `restore` and not
+    asked to drop since.
+
+    Args:
+        connection: Where Kafka is, and as whom.
+        prefix: Before every topic's and group's name.
+        partitions: Of `signals`, and of the changelog.
+        instance: This process's name among its like.
+        session_timeout_ms: After so long without a heartbeat the partitions go to others.
+        watch: What is done with the signals.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        *,
+        prefix: str,
+        partitions: int,
+        instance: str,
+        session_timeout_ms: int,
+        watch: Watch,
+    ) -> None:
+        self._names = KafkaNames(prefix)
+        self._watch = watch
+        self._lock = asyncio.Lock()  # a step, or a change of what is owned
+        self._waiting: list[Any] = []
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._restored: set[int] = set()
+        self._committed: dict[int, int] = {}
+        self._ticked_s = asyncio.get_running_loop().time()
+        self._app = self._made(connection, partitions, instance, session_timeout_ms)
+        self._signals = self._names.full(SIGNALS.name)
+        self._changelog = self._names.full(MONITOR_STATE.name)
+        self._table = self._made_table(partitions)
+
+    def _made(self, connection: KafkaConnection, partitions: int, instance: str, session_timeout_ms: int) -> Any:
+        url = [URL(f"kafka://{one}") for one in connection.bootstrap_servers.split(",")]
+        session_s = session_timeout_ms / 1_000
+        arguments = connection.aiokafka()
+        credentials = None
+        if connection.username is not None:
+            credentials = faust.SASLCredentials(
+                username=connection.username, password=connection.password,
+                mechanism=connection.sasl_mechanism, ssl_context=arguments.get("ssl_context"),
+            )  # fmt: skip
+        app = faust.App(
+            self._names.full(GROUP),
+            broker=url,
+            broker_credentials=credentials,
+            ssl_context=arguments.get("ssl_context"),
+            broker_client_id=f"monitor-{instance}",
+            broker_session_timeout=session_s,
+            broker_heartbeat_interval=max(0.3, session_s / 5),
+            broker_request_timeout=max(15.0, session_s),
+            broker_rebalance_timeout=30.0,
+            canonical_url=URL(f"http://{instance}"),  # the assignor tells instances apart by it; nobody is asked there
+            consumer_auto_offset_reset="earliest",
+            producer_request_timeout=WRITE_TIMEOUT_S,
+            producer_max_request_size=16 * 1024 * 1024,
+            store="memory://",
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            topic_partitions=partitions,
+            table_standby_replicas=0,
+            processing_guarantee="at_least_once",
+            stream_recovery_delay=0.0,
+            stream_wait_empty=False,
+            web_enabled=False,
+            autodiscover=False,
+        )
+        app.transport = SluiceTransport(url, app, connection, self._names, loop=asyncio.get_running_loop())
+        app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)
+        return app
+
+    def _made_table(self, partitions: int) -> Any:
+        raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+        changelog = self._app.topic(
+            self._changelog, **raw, partitions=partitions, acks=False, internal=True, allow_empty=True, maxsize=131_072
+        )
+        signals = self._app.topic(self._signals, **raw, acks=False, internal=True, allow_empty=True)
+        self._app.agent(signals, name="signals")(self._read)
+        return self._app.Table(
+            "budgets", key_type=bytes, value_type=bytes, partitions=partitions, changelog_topic=changelog,
+            on_recover=self._on_recovered,
+        )  # fmt: skip
+
+    # Life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Runs until `stop` is set.
+
+        Raises:
+            BrokerUnavailable: Kafka is away, or this process was frozen: begin another life.
+        """
+        tasks = [asyncio.create_task(one) for one in (stop.wait(), self._steps(), self._tick(), self._until_failed())]
+        starting = asyncio.create_task(self._app.start())
+        try:
+            await asyncio.wait([starting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            if not any(task.done() for task in tasks):
+                await starting
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks[1:]:
+                if task.done():
+                    task.result()
+        except Exception as error:
+            if isinstance(error, BrokerUnavailable):
+                raise
+            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+        finally:
+            async with self._lock:
+                self._watch.drop(list(self._watch.owned))
+            for task in (starting, *tasks):
+                task.cancel()
+            await asyncio.gather(starting, *tasks, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self._app.stop()
+
+    async def _until_failed(self) -> None:
+        crashed = asyncio.create_task(self._app._crashed.wait())
+        try:
+            await asyncio.wait([crashed, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            crashed.cancel()
+        if self._failed.done():
+            self._failed.result()
+        raise BrokerUnavailable(f"Faust gave up: {self._app.crash_reason!r}")
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._check_awake()
+            self._ticked_s = loop.time()
+            await asyncio.sleep(0.1)
+
+    def _check_awake(self) -> None:
+        stood_s = asyncio.get_running_loop().time() - self._ticked_s
+        if stood_s > FROZEN_S:
+            raise BrokerUnavailable(f"this process stood still for {stood_s:.1f} s, others may own its partitions")
+
+    # Partitions come and go
+
+    async def _on_revoked(self, app: Any, revoked: Any, **_: Any) -> None:
+        async with self._lock:  # after the step that is under way
+            self._waiting.clear()
+            self._watch.drop(list(self._watch.owned))
+
+    async def _on_assigned(self, app: Any, assigned: Any, **_: Any) -> None:
+        kept = self._restored & {at.partition for at in assigned if at.topic == self._changelog}
+        self._restored = set()
+        self._waiting.clear()
+        for key in list(self._table.data):
+            if self._watch.home(key.decode()) not in kept:
+                self._table.data.data.pop(key, None)
+        offsets = self._app.tables.recovery.active_offsets
+        for at in list(offsets):
+            if at.partition not in kept:
+                offsets[at] = None
+        self._app.consumer._thread.handed.clear()
+
+    async def _on_recovered(self) -> None:
+        try:
+            partitions = {at.partition for at in self._app.assignor.assigned_actives() if at.topic == self._changelog}
+            stored: dict[int, dict[str, bytes]] = defaultdict(dict)
+            for key, value in self._table.data.items():
+                home = self._watch.home(key.decode())
+                if home is not None and value is not None:
+                    stored[home][key.decode()] = value
+            async with self._lock:
+                for partition in sorted(partitions):
+                    await self._watch.restore(partition, stored[partition])
+            self._restored = partitions
+            logger.info("restored", extra={"partitions": sorted(partitions)})
+        except BaseException as error:  # Faust waits for its callbacks, and does not look how they end
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            raise
+
+    # Signals
+
+    async def _read(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            self._waiting.append(event.message)
+            self._wake.set()
+            while len(self._waiting) >= WAITING_MAX_RECORDS:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _steps(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked_s = committed_s = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(looked_s + LOOK_INTERVAL_S - loop.time()):
+                    await self._wake.wait()
+            async with self._lock:
+                await self._observe()
+                if loop.time() >= looked_s + LOOK_INTERVAL_S:
+                    looked_s = loop.time()
+                    await self._watch.look(self._heard(), self)
+            if loop.time() >= committed_s + COMMIT_INTERVAL_S:
+                committed_s = loop.time()
+                await self._commit()
+
+    async def _observe(self) -> None:
+        messages = self._waiting[:STEP_MAX_RECORDS]
+        if not messages:
+            self._wake.clear()
+            return
+        self._check_awake()
+        await self._watch.observe([self._record(message) for message in messages], self)
+        del self._waiting[: len(messages)]
+        self._room.set()
+
+    def _record(self, message: Any) -> Record:
+        return Record(
+            SIGNALS.name, message.partition, message.offset, round(message.timestamp * 1_000), message.key,
+            message.value, tuple(message.headers or ()),
+        )  # fmt: skip
+
+    def _heard(self) -> dict[int, int]:
+        """By partition, until when all signals were observed."""
+        if self._waiting:
+            return {}
+        thread, found = self._app.consumer._thread, {}
+        for partition in self._watch.owned:
+            position = self._watch.position(partition)
+            assert position is not None
+            heard_ms = thread.heard_ms(KafkaPartition(self._signals, partition), position)
+            if heard_ms is not None:
+                found[partition] = heard_ms
+        return found
+
+    async def _commit(self) -> None:
+        positions = {partition: self._watch.position(partition) for partition in self._watch.owned}
+        new = {at: offset for at, offset in positions.items() if offset and self._committed.get(at) != offset}
+        if new and not self._app.rebalancing:
+            await self._app.consumer._thread.commit(
+                {KafkaPartition(self._signals, at): offset for at, offset in new.items()}
+            )
+            self._committed.update((at, offset) for at, offset in new.items() if offset is not None)
+
+    # The table
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        """See `ports.StateTable.write`."""
+        self._check_awake()
+        sent: list[Awaitable[Any]] = []
+        for change in changes:
+            key = change.key.encode()
+            sent.append(
+                self._table.send_changelog(
+                    change.partition, key, change.value, key_serializer="raw", value_serializer="raw"
+                )
+            )
+            if change.value is None:
+                self._table.data.data.pop(key, None)
+            else:
+                self._table.data.data[key] = change.value
+        try:
+            async with asyncio.timeout(2 * WRITE_TIMEOUT_S):
+                await asyncio.gather(*sent)
+        except Exception as error:
+            raise BrokerUnavailable(f"the table was not written: {type(error).__name__}: {error}") from error

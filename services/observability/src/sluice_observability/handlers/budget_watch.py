@@ -1,0 +1,267 @@
+"""The monitor's work: signals become state and alerts, each alert durable before the state that says it was told.
+
+A batch of records, or a look at the timers, is one step: dead letters and alerts are written and acknowledged, then the
+changed states, and last of each partition its position, the offset after the step's records. A monitor that dies
+between finds its table as it was before the step, observes the records again, and makes the same alerts of them. Those
+it finds among the last ones on `alerts`, so each stands there once. Of the rest the table says that it was told.
+
+The position is the last record of each write. So what stands in the table and how far it has come are restored
+together: rewinding the group changes nothing, and limits that changed meanwhile can't count what was counted.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sluice_contracts import codec
+from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts.errors import InvalidRecord
+from sluice_contracts.messages.alert import AlertRaised
+from sluice_contracts.topics import ALERTS, SIGNALS
+from sluice_observability.domain.budget_limits import Budgets
+from sluice_observability.domain.budget_state import Pipeline, Signal, decode, encode
+from sluice_observability.domain.budgets import due, next_look_ms, observe, settle, tenant_of
+from sluice_observability.handlers.refusals import DeadLetterOffice, Refused
+from sluice_observability.ports import Change, StateTable
+from sluice_runtime.broker import Broker, TopicPartition
+from sluice_runtime.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+STEP_MAX_RECORDS = 1_000
+"""Records of one step: some hundred kilobytes of state, written in a few milliseconds."""
+
+STEP_MAX_LOOKS = 1_000
+"""Pipelines whose timers one step looks at."""
+
+LOOK_BACK_RECORDS = 4_000
+"""The last alerts of a partition that are looked at when it is taken over: those of a step that was cut off are among
+them."""
+
+_FRESH = Pipeline()
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was done, for the metrics."""
+
+    observed: Counter[str] = field(default_factory=Counter)
+    unheeded: Counter[str] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    alerts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    delays_ms: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Partition:
+    position: int
+    pipelines: dict[str, Pipeline]
+    published: Collection[str]
+    looks: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Step:
+    changed: dict[int, dict[str, Pipeline | None]] = field(default_factory=dict)
+    alerts: list[tuple[int, int, CloudEvent[AlertRaised]]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+    def take(
+        self, partition: int, key: str, pipeline: Pipeline | None, alerts: Iterable[CloudEvent[AlertRaised]], at_ms: int
+    ) -> None:
+        self.changed.setdefault(partition, {})[key] = pipeline
+        self.alerts += [(partition, at_ms, alert) for alert in alerts]
+
+
+class BudgetWatch:
+    """The pipelines of the partitions that this process owns, and what is told of them.
+
+    After an exception of `observe` or `look` its state is ahead of the table: make a new one.
+
+    Args:
+        budgets: The limits in force.
+        broker: For alerts, and for what was published before.
+        letters: For invalid signals.
+        clock: For the delay of alerts only.
+        partitions: Of topic `signals`.
+    """
+
+    def __init__(
+        self, budgets: Budgets, broker: Broker, letters: DeadLetterOffice, clock: Clock, partitions: int
+    ) -> None:
+        self.figures = Figures()
+        self._budgets = budgets
+        self._broker = broker
+        self._letters = letters
+        self._clock = clock
+        self._count = partitions
+        self._owned: dict[int, _Partition] = {}
+
+    # What is owned
+
+    def home(self, key: str) -> int | None:
+        """The partition whose table has a key."""
+        stem, slash, number = key.partition("/")
+        return int(number) if slash else self._broker.partition_for(stem.encode(), self._count)
+
+    async def restore(self, partition: int, stored: Mapping[str, bytes]) -> None:
+        """Takes a partition over.
+
+        Args:
+            partition: Its number.
+            stored: What its table holds.
+
+        Raises:
+            BrokerUnavailable: It can't be seen what was published before.
+        """
+        position = int(stored.get(position_key(partition), b"0"))
+        signals, alerts = TopicPartition(SIGNALS.name, partition), TopicPartition(ALERTS.name, partition)
+        bounds = await self._broker.bounds([signals, alerts])
+        if position > bounds[signals].end:
+            logger.warning("%s ends before %d, where this table stands: it was made anew", signals, position)
+            position = 0
+        published: set[str] = set()
+
+        def keep(records: Sequence[Record]) -> None:
+            published.update((dict(one.headers).get("ce_id") or b"").decode("utf-8", "replace") for one in records)
+
+        end = bounds[alerts].end
+        await self._broker.read(alerts, max(bounds[alerts].first, end - LOOK_BACK_RECORDS), end, keep)
+        pipelines = {key: decode(value) for key, value in stored.items() if "/" not in key}
+        self._owned[partition] = _Partition(position, pipelines, published)
+        self._plan(partition)
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Lets go of partitions."""
+        for partition in partitions:
+            self._owned.pop(partition, None)
+
+    def position(self, partition: int) -> int | None:
+        """The offset after the last signal that the table has; None where the partition is not owned."""
+        owned = self._owned.get(partition)
+        return None if owned is None else owned.position
+
+    @property
+    def owned(self) -> Collection[int]:
+        """The partitions that were taken over."""
+        return self._owned.keys()
+
+    def replan(self) -> None:
+        """Looks at all timers anew: limits have changed."""
+        for partition in self._owned:
+            self._plan(partition)
+
+    def _plan(self, partition: int) -> None:
+        owned = self._owned[partition]
+        owned.looks = [(self._look_ms(key, pipeline), key) for key, pipeline in owned.pipelines.items()]
+        heapq.heapify(owned.looks)
+
+    def _look_ms(self, key: str, pipeline: Pipeline) -> int:
+        return next_look_ms(pipeline, self._budgets.limits(pipeline.tenant, key))
+
+    # What happens
+
+    async def observe(self, records: Sequence[Record], table: StateTable) -> None:
+        """Folds records in, at most `STEP_MAX_RECORDS`; those that the table has already are passed over.
+
+        Raises:
+            BrokerUnavailable: The step is cut off.
+        """
+        step, ends = _Step(), dict[int, int]()
+        for record in records:
+            owned = self._owned.get(record.partition)
+            if owned is None or record.offset < ends.get(record.partition, owned.position):
+                continue
+            ends[record.partition] = record.offset + 1
+            try:
+                event = codec.decode(record)
+                codec.check_partition(record, self._broker.partition_for(record.key or b"", self._count))
+            except InvalidRecord as fault:
+                step.refused.append((record, fault))
+                continue
+            self.figures.observed[event.type] += 1
+            key, before = event.subject, owned.pipelines.get(event.subject)
+            known = before or _FRESH
+            signal = Signal(event, record.timestamp_ms)
+            limits = self._budgets.limits(tenant_of(known, signal), key)
+            after, alerts, unheeded = observe(known, signal, limits)
+            if unheeded is not None:
+                self.figures.unheeded[unheeded] += 1
+            if after is not before:
+                owned.pipelines[key] = after
+                step.take(record.partition, key, after, alerts, record.timestamp_ms)
+        await self._finish(step, ends, table)
+
+    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
+        """Looks at the timers that are due.
+
+        Args:
+            heard: By partition, until when all that Kafka appended was observed.
+            table: Where states are kept.
+
+        Raises:
+            BrokerUnavailable: The step is cut off.
+        """
+        step, left = _Step(), STEP_MAX_LOOKS
+        for partition, heard_ms in heard.items():
+            owned = self._owned.get(partition)
+            while owned is not None and owned.looks and owned.looks[0][0] <= heard_ms and left:
+                key = heapq.heappop(owned.looks)[1]
+                pipeline = owned.pipelines.get(key)
+                if pipeline is None or (look_ms := self._look_ms(key, pipeline)) > heard_ms:
+                    if pipeline is not None:
+                        heapq.heappush(owned.looks, (look_ms, key))
+                    continue
+                left -= 1
+                after, alerts, _ = due(pipeline, key, heard_ms, self._budgets.limits(pipeline.tenant, key))
+                kept = settle(after, heard_ms)
+                if kept is None:
+                    del owned.pipelines[key]
+                else:
+                    owned.pipelines[key] = kept
+                deadline_ms = min((alert.time_ms for alert in alerts), default=heard_ms)
+                step.take(partition, key, kept, alerts, deadline_ms)
+        await self._finish(step, {}, table)
+
+    async def _finish(self, step: _Step, ends: Mapping[int, int], table: StateTable) -> None:
+        if step.refused:
+            await self._letters.write(step.refused)
+            self.figures.refused.update((record.topic, fault.reason.value) for record, fault in step.refused)
+        if step.alerts:
+            await self._tell(step.alerts)
+        changes = []
+        for partition in sorted(step.changed.keys() | ends.keys()):
+            owned = self._owned[partition]
+            for key, pipeline in step.changed.get(partition, {}).items():
+                changes.append(Change(partition, key, None if pipeline is None else encode(pipeline)))
+                if pipeline is not None:
+                    heapq.heappush(owned.looks, (self._look_ms(key, pipeline), key))
+            owned.position = ends.get(partition, owned.position)
+            # Last, so that the last record of a partition is never a tombstone: Kafka would delete it some day, and
+            # Faust waits for ever for the record before the partition's end.
+            changes.append(Change(partition, position_key(partition), b"%d" % owned.position))
+        if changes:
+            await table.write(changes)
+
+    async def _tell(self, alerts: Sequence[tuple[int, int, CloudEvent[AlertRaised]]]) -> None:
+        new = [one for one in alerts if one[2].id not in self._owned[one[0]].published]
+        await self._broker.append_all(
+            [codec.encode(alert, topic=ALERTS.name, key=alert.subject) for _, _, alert in new]
+        )
+        now_ms = self._clock.now_ms()
+        for _, at_ms, alert in new:
+            self.figures.alerts[alert.data.condition, alert.data.action] += 1
+            self.figures.delays_ms.append(max(0, now_ms - at_ms))
+            logger.warning(
+                "%s: %s", alert.data.condition, alert.data.detail,
+                extra={"pipeline_id": alert.subject, "action": alert.data.action, "alert_id": alert.id},
+            )  # fmt: skip
+
+
+def position_key(partition: int) -> str:
+    """The table's key of a partition's position; no pipeline's id has a slash."""
+    return f"position/{partition}"
