@@ -85,6 +85,9 @@ class Topic:
 _LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER)
 """Who keeps a journal looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
+_IN_TRANSACTIONS = (*_LOOKING_BACK, Principal.OBSERVABILITY)
+"""Who writes transactions: checkpoints, and reports with the position after what they answer."""
+
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
 _M, _V, _P = Principal.MONITOR, Principal.VAULT_BROKER, Principal.OPERATOR
@@ -310,7 +313,7 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
     for principal in Principal:
         group = f"{prefix}{principal}"
         rules.append(AclRule(principal, "group", "prefixed", group, ("read", "describe")))
-    for principal in _LOOKING_BACK:
-        checkpoints = f"{prefix}{principal}"
-        rules.append(AclRule(principal, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
+    for principal in _IN_TRANSACTIONS:
+        own = f"{prefix}{principal}"
+        rules.append(AclRule(principal, "transactional_id", "prefixed", own, ("write", "describe")))
     return sorted(rules, key=lambda rule: (rule.principal, rule.resource_type, rule.resource))
