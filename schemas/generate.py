@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from sluice_contracts.documents import asyncapi, message_schema, schema_file
+from sluice_contracts.documents import asyncapi, handoff_report_schema, message_schema, schema_file
+from sluice_contracts.handoff import SCHEMA_FILE
 from sluice_contracts.messages import registry
 from sluice_observability.entrypoints.api import openapi
 
@@ -29,6 +30,7 @@ def documents() -> dict[str, str]:
         paths = sorted((HERE / "examples" / name / f"v{version}").glob("*.json"))
         examples = [json.loads(path.read_text())["data"] for path in paths]
         found[schema_file(message)] = _json(message_schema(message, examples))
+    found[SCHEMA_FILE] = _json(handoff_report_schema())
     found[OPENAPI] = _json(openapi())
     return found
 

@@ -216,9 +216,9 @@ def test_an_event_is_shown_whole_and_encoded_once() -> None:
     shown = json.loads(one.text)
     event = one.event
     assert shown == {
-        "position": "pipeline.events/0/3", "id": event.id, "type": "pipeline.spawned", "source": event.source,
-        "tenant": "acme", "pipeline_id": "pü", "time_ms": event.time_ms, "sequence": event.sequence,
-        "causation_id": None, "data": event.data.model_dump(mode="json"),
+        "position": "pipeline.events/0/3", "id": event.id, "type": "pipeline.spawned", "name": "pipeline_started",
+        "source": event.source, "tenant": "acme", "pipeline_id": "pü", "time_ms": event.time_ms,
+        "sequence": event.sequence, "causation_id": None, "data": event.data.model_dump(mode="json"),
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sluice_contracts import topics
+from sluice_contracts import handoff, topics
 from sluice_contracts.codec import SPEC_VERSION, schema_id
 from sluice_contracts.dead_letters import HEADERS_DROPPED, RECORD_REFUSED
 from sluice_contracts.errors import Refusal
@@ -57,6 +57,19 @@ def message_schema(message: type[Message], examples: Sequence[Any] = ()) -> Docu
     if examples:
         document["examples"] = list(examples)
     return document
+
+
+def handoff_report_schema() -> Document:
+    """The JSON Schema of the handoff report, a document in the artifact store."""
+    generated = handoff.HandoffReport.model_json_schema(mode="serialization")
+    generated.pop("title", None)
+    description = _one_paragraph(generated.pop("description"))
+    return {
+        "$schema": DIALECT,
+        "$id": handoff.SCHEMA_ID,
+        "title": "handoff-report",
+        "description": description,
+    } | generated
 
 
 def asyncapi(*, prefix: str, partitions: int) -> Document:

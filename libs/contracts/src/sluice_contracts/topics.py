@@ -84,11 +84,11 @@ class Topic:
         return self.name.replace("<q>", queue)
 
 
-_TRANSACTIONAL = (Principal.SPAWNER, Principal.VAULT_BROKER)
-"""Who keeps a journal writes its checkpoints in transactions."""
-
-_LOOKING_BACK = (*_TRANSACTIONAL, Principal.MONITOR)
+_LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER, Principal.MONITOR)
 """Who looks, when it takes a partition over, at what was written before, to publish only what lacks."""
+
+_IN_TRANSACTIONS = (Principal.SPAWNER, Principal.VAULT_BROKER, Principal.OBSERVABILITY)
+"""Who writes transactions: checkpoints, and reports with the position after what they answer."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
@@ -323,7 +323,7 @@ def acls(topics: Iterable[ConcreteTopic], *, prefix: str) -> list[AclRule]:
     for principal in Principal:
         group = f"{prefix}{principal}"
         rules.append(AclRule(principal, "group", "prefixed", group, ("read", "describe")))
-    for principal in _TRANSACTIONAL:
-        checkpoints = f"{prefix}{principal}"
-        rules.append(AclRule(principal, "transactional_id", "prefixed", checkpoints, ("write", "describe")))
+    for principal in _IN_TRANSACTIONS:
+        own = f"{prefix}{principal}"
+        rules.append(AclRule(principal, "transactional_id", "prefixed", own, ("write", "describe")))
     return sorted(rules, key=lambda rule: (rule.principal, rule.resource_type, rule.resource))

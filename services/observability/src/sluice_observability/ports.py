@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_observability.domain.places import Gap, Place, Progress
 
 Header = tuple[str, bytes | None]
@@ -211,4 +212,37 @@ class StateTable(Protocol):
         Raises:
             BrokerUnavailable: Some may not be; start again from what the table has.
         """
+        ...
+
+
+class Outbox(Protocol):
+    """Reads a topic in a consumer group, and answers records of it with records of its own, each once (KIP-447).
+
+    An answer and the position after what it answers are one transaction: whoever is killed, frozen or has lost the
+    partition has written both or neither. Synchronous, and for one thread at a time.
+    """
+
+    def poll(self, timeout_s: float) -> Sequence[Record]:
+        """Returns records in their order, from after the last that were answered or passed over; empty after a time.
+
+        Raises:
+            BrokerUnavailable: The client can't go on: open another.
+        """
+        ...
+
+    def passed(self, record: Record) -> None:
+        """Takes note that a record needs no answer. The group is told now and then: it may come again."""
+        ...
+
+    def answer(self, record: Record, answer: OutgoingRecord) -> None:
+        """Writes the answer to a record, with the position after it.
+
+        Raises:
+            Fenced: The partition is somebody else's by now; nothing was written.
+            BrokerUnavailable: Whether it was written is not known: open another, and go on from where the group is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leaves the group."""
         ...

@@ -1,23 +1,43 @@
-"""The fold of `pipeline.events` and `agent.events.<q>` into what people see. The dispatch table stands at the end.
+"""The fold of the topics into what people see. The dispatch table stands at the end; what is said of credentials,
+breaches and reports is folded in `safeguards`.
 
 Order: what the spawner says of one pipeline is in order and numbered, so a repeated event is recognised by its number.
 Numbers rise also where an id is used again, long after its pipeline ended: the last spawn is what the id means.
 Between the two kinds of topics there is no order: what a runner says may come before the event that creates its agent,
-so it is kept with a pipeline of which nothing else is known yet, and never changes what the spawner decides.
+so it is kept with a pipeline of which nothing else is known yet, and never changes what the spawner decides. What has
+no number and must count once is recognised by its id.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
-from sluice_observability.domain.views import AgentView, PipelineView, QuestionView, TaskView
+from sluice_contracts.topics import PIPELINE_EVENTS
+from sluice_observability.domain import safeguards
+from sluice_observability.domain.folding import Fold
+from sluice_observability.domain.views import (
+    AgentView,
+    DiagnosedView,
+    DiagnosticView,
+    PipelineView,
+    QuestionView,
+    TaskView,
+)
 
 UNKNOWN_MAX_COUNT = 10_000
 """Pipelines of which only a runner spoke so far, or does so after their end: the oldest are forgotten first."""
+
+SEEN_MAX_COUNT = 50_000
+"""Ids remembered of what counts once: minutes of heavy traffic. A repetition follows closely."""
+
+DIAGNOSTICS_MAX_COUNT = 16
+"""Diagnostics shown of one pipeline, the newest: one of its breach, and those that people asked for."""
+
+_OF_SPAWNER = frozenset(PIPELINE_EVENTS.messages)
 
 
 class ReadModel:
@@ -33,13 +53,17 @@ class ReadModel:
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._unknown: OrderedDict[str, PipelineView] = OrderedDict()
         self._agents: dict[str, str] = {}
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._diagnosing: dict[str, list[str]] = {}
 
     def apply(self, event: CloudEvent[Message]) -> bool:
         """Folds one event, and says whether it was news: not one of the spawner's that came again."""
         fold = FOLDS.get(type(event.data))
         if fold is None:
             return True
-        by_spawner = not isinstance(event.data, agent.AttemptEvent)
+        by_spawner = type(event.data) in _OF_SPAWNER
+        if type(event.data) in safeguards.ONCE and not self._is_first(event):
+            return False
         view = self._known.get(event.subject) or self._unknown.get(event.subject)
         if view is None:
             view = PipelineView(event.subject, event.tenant)
@@ -57,10 +81,21 @@ class ReadModel:
         _touch(view, event)
         if view.spawned and event.subject in self._unknown:
             self._known[event.subject] = self._unknown.pop(event.subject)
+        if isinstance(event.data, pipeline.PipelineSpawned) and view.diagnosed is not None:
+            self._diagnosing.setdefault(view.diagnosed.pipeline_id, []).append(event.subject)
         if isinstance(event.data, pipeline.AgentCreated):
             self._agents[event.data.agent_id] = event.subject
         if view.finished and not was_finished and view.spawned:
             self._keep_finished(event.subject)
+        return True
+
+    def _is_first(self, event: CloudEvent[Message]) -> bool:
+        told = event.source.partition("/")[0], event.id
+        if told in self._seen:
+            return False
+        self._seen[told] = None
+        if len(self._seen) > SEEN_MAX_COUNT:
+            self._seen.popitem(last=False)
         return True
 
     def _live_again(self, former: PipelineView) -> PipelineView:
@@ -76,6 +111,8 @@ class ReadModel:
             if self._agents.pop(agent_id, None) is None:
                 view.agents[agent_id] = agent_view
                 view.updated_at_ms = max(view.updated_at_ms, agent_view.updated_at_ms)
+        safeguards.carry_over(former, view)
+        self._forget_diagnostic(former)
         self._known[pipeline_id] = view
         return view
 
@@ -83,12 +120,33 @@ class ReadModel:
         self._finished[pipeline_id] = None
         if len(self._finished) > self._finished_max_count:
             oldest, _ = self._finished.popitem(last=False)
-            for agent_id in self._known.pop(oldest).agents:
+            forgotten = self._known.pop(oldest)
+            self._forget_diagnostic(forgotten)
+            for agent_id in forgotten.agents:
                 self._agents.pop(agent_id, None)
 
+    def _forget_diagnostic(self, view: PipelineView) -> None:
+        about = view.diagnosed.pipeline_id if view.diagnosed is not None else ""
+        if view.pipeline_id in self._diagnosing.get(about, ()):
+            self._diagnosing[about].remove(view.pipeline_id)
+            if not self._diagnosing[about]:
+                del self._diagnosing[about]
+
     def pipeline(self, pipeline_id: str) -> PipelineView | None:
-        """A pipeline, if it is here."""
-        return self._known.get(pipeline_id)
+        """A pipeline, if it is here, with those that diagnose it."""
+        view = self._known.get(pipeline_id)
+        if view is not None:
+            view.diagnostics = self.diagnostics(pipeline_id)
+        return view
+
+    def heard_of(self, pipeline_id: str) -> PipelineView | None:
+        """What is known of a pipeline of which the spawner was not heard."""
+        return self._known.get(pipeline_id) or self._unknown.get(pipeline_id)
+
+    def diagnostics(self, pipeline_id: str) -> list[DiagnosticView]:
+        """The pipelines here that diagnose another one, which need not be here; the newest last."""
+        found = (self._known[one] for one in self._diagnosing.get(pipeline_id, ())[-DIAGNOSTICS_MAX_COUNT:])
+        return [DiagnosticView(one.pipeline_id, one.state, one.findings) for one in found]
 
     def agent(self, agent_id: str) -> AgentView | None:
         """An agent, if it is here."""
@@ -127,6 +185,9 @@ def _spawned(view: PipelineView, data: pipeline.PipelineSpawned, event: CloudEve
     view.objective = data.plan.objective
     view.dedupe_key = data.dedupe_key
     view.parent_pipeline_id = data.parent_pipeline_id
+    if data.diagnosed is not None:
+        about = data.diagnosed
+        view.diagnosed = DiagnosedView(about.pipeline_id, about.alert_id, about.depth)
     view.labels = data.plan.labels
     view.spawned_at_ms = event.time_ms
     for spec in data.plan.tasks:
@@ -182,6 +243,7 @@ def _succeeded(view: PipelineView, data: pipeline.TaskSucceeded, event: CloudEve
 def _failed(view: PipelineView, data: pipeline.TaskFailed, event: CloudEvent[Message]) -> None:
     task = _told(view, data.task_id, event)
     task.status, task.problem = "failed", data.problem
+    safeguards.count_error(view, data.problem.code, data.problem.detail, task.agent_id, event)
     if task.agent_id is not None:
         _agent(view, task.agent_id).last_problem = data.problem
 
@@ -219,6 +281,7 @@ def _attempt_lost(view: PipelineView, data: pipeline.AgentAttemptLost, event: Cl
     agent_view = _agent(view, data.agent_id)
     agent_view.attempts_lost += 1
     agent_view.runner_id, agent_view.last_problem = None, data.problem
+    safeguards.count_error(view, data.problem.code, data.problem.detail, data.agent_id, event)
     _touch(agent_view, event)
 
 
@@ -243,8 +306,10 @@ def _turn_finished(view: PipelineView, data: agent.AgentTurnFinished, event: Clo
     if data.turn > agent_view.turns:
         agent_view.turns = data.turn
         agent_view.usage = agent_view.usage + data.usage
-    if data.turn == agent_view.turns:
+        agent_view.turn_finished_at_ms = 0
+    if data.turn == agent_view.turns and event.time_ms >= agent_view.turn_finished_at_ms:
         agent_view.model = data.model
+        agent_view.transcript, agent_view.turn_finished_at_ms = data.transcript, event.time_ms
     _touch(agent_view, event)
 
 
@@ -253,8 +318,6 @@ _END_STATES: Mapping[type[Message], Any] = {
     pipeline.PipelineFailed: "FAILED",
     pipeline.PipelineCancelled: "CANCELLED",
 }
-
-Fold = Callable[[PipelineView, Any, CloudEvent[Message]], None]
 
 FOLDS: Mapping[type[Message], Fold] = {
     pipeline.PipelineSpawned: _spawned,
@@ -276,4 +339,5 @@ FOLDS: Mapping[type[Message], Fold] = {
     pipeline.QuestionAsked: _asked,
     pipeline.QuestionAnswered: _answered,
     agent.AgentTurnFinished: _turn_finished,
+    **safeguards.FOLDS,
 }

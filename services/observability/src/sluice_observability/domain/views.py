@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sluice_contracts.handoff import TokenState
+from sluice_contracts.messages.alert import AlertAction, AlertCondition
 from sluice_contracts.messages.base import AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
 
 TERMINAL: frozenset[PipelineState] = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
@@ -48,6 +50,8 @@ class AgentView:
     turns: int = 0
     usage: Usage = field(default_factory=Usage)
     last_problem: Problem | None = None
+    transcript: ArtifactRef | None = None
+    turn_finished_at_ms: int = 0
     updated_at_ms: int = 0
 
 
@@ -61,6 +65,104 @@ class QuestionView:
     options: tuple[str, ...]
     default: str | None
     deadline_at_ms: int
+
+
+@dataclass(slots=True)
+class TokenView:
+    """The life of a credential. `accessor` is Vault's name of it, and unknown while it is only asked for."""
+
+    accessor: str | None
+    agent_id: str | None
+    attempt: int | None
+    state: TokenState
+    parent_accessor: str | None = None
+    requested_at_ms: int | None = None
+    granted_at_ms: int | None = None
+    renewed_at_ms: int | None = None
+    renewals: int = 0
+    expires_at_ms: int | None = None
+    ends_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    reason: str | None = None
+    detail: str = ""
+    alert_id: str | None = None
+    latency_ms: int | None = None
+
+
+@dataclass(slots=True)
+class AlertView:
+    """A breach of a budget."""
+
+    alert_id: str
+    pipeline_id: str
+    tenant: str
+    condition: AlertCondition
+    action: AlertAction
+    agent_id: str | None
+    attempt: int | None
+    observed: int
+    limit: int
+    window_ms: int
+    detail: str
+    breached_at_ms: int
+    raised_at_ms: int
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ErrorsView:
+    """Errors of one kind that one agent had, or nobody in particular. `detail` is the last one's."""
+
+    code: str
+    type: str
+    agent_id: str | None
+    count: int
+    first_at_ms: int
+    last_at_ms: int
+    detail: str
+
+
+@dataclass(slots=True)
+class HandoffView:
+    """A handoff report, by its references."""
+
+    event_id: str
+    cause: str
+    cause_id: str
+    reason: str
+    summary: str
+    errors: int
+    report: ArtifactRef
+    markdown: ArtifactRef
+    reported_at_ms: int
+
+
+@dataclass(slots=True)
+class DiagnosedView:
+    """What a diagnostic pipeline is about."""
+
+    pipeline_id: str
+    alert_id: str | None
+    depth: int
+
+
+@dataclass(slots=True)
+class FindingsView:
+    """What a diagnostic pipeline has found."""
+
+    summary: str = ""
+    cause: str = ""
+    evidence: tuple[str, ...] = ()
+    recommendations: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class DiagnosticView:
+    """A pipeline that finds out why this one failed."""
+
+    pipeline_id: str
+    state: PipelineState
+    findings: FindingsView | None
 
 
 @dataclass(slots=True)
@@ -105,6 +207,13 @@ class PipelineView:
     tasks: dict[str, TaskView] = field(default_factory=dict)
     agents: dict[str, AgentView] = field(default_factory=dict)
     questions: dict[str, QuestionView] = field(default_factory=dict)
+    tokens: dict[str, TokenView] = field(default_factory=dict)
+    alerts: list[AlertView] = field(default_factory=list)
+    errors: dict[str, ErrorsView] = field(default_factory=dict)
+    handoffs: list[HandoffView] = field(default_factory=list)
+    diagnosed: DiagnosedView | None = None
+    findings: FindingsView | None = None
+    diagnostics: list[DiagnosticView] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:

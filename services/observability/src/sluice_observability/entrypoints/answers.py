@@ -140,7 +140,7 @@ async def reach(api: Api, after: str | None, *, in_log: bool = False) -> None:
     if live.before_start(position) and not live.reached(position):
         found = await api.history.command(position)
         if found is not None:
-            live.remember(*found)
+            live.remember(position.topic, *found)
     reached = await live.wait_until(lambda: live.reached(position), limit_s)
     if reached and in_log:
         reached = await api.progress.wait_for(live.horizon(position), limit_s)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 
 from sluice_observability.bootstrap.api import Api
+from sluice_observability.domain import stream_names
 from sluice_observability.domain.effects import Position
 from sluice_observability.handlers.live import PositionGone, SlowClient, Told, TooManyClients
 
@@ -90,7 +91,12 @@ def _matcher(pipelines: list[str] | None, types: list[str] | None, tenant: str |
         event = told.event
         return (
             (not wanted_pipelines or event.subject in wanted_pipelines)
-            and (not wanted_types or event.type in wanted_types or event.type.startswith(prefixes))
+            and (
+                not wanted_types
+                or event.type in wanted_types
+                or event.type.startswith(prefixes)
+                or stream_names.name_of(event) in wanted_types
+            )
             and (tenant is None or event.tenant == tenant)
         )
 

@@ -13,9 +13,11 @@ from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_contracts.messages import Message, registry
 from sluice_contracts.messages.agent import AgentTurnFinished, AttemptEvent
 from sluice_contracts.messages.pipeline import PipelineSpawned
+from sluice_contracts.topics import TOKEN_COMMANDS
 from sluice_observability.domain.effects import Command, Position
 from sluice_observability.domain.places import Place
 from sluice_observability.domain.read_model import FOLDS, ReadModel
+from sluice_observability.domain.safeguards import without_grant
 from sluice_observability.domain.views import AgentView, PipelineView
 from sluice_observability.handlers.questions import POSITIONS_QUERY
 from sluice_observability.ports import Sql
@@ -36,7 +38,12 @@ ROW_BYTES = 1024
 
 _TURN = AgentTurnFinished.type
 _FOLDED_OF_RUNNERS = ", ".join(sorted(f"'{cls.type}'" for cls in FOLDS if issubclass(cls, AttemptEvent)))
-_FOLDED = f"(topic = 'pipeline.events' OR (startsWith(topic, 'agent.events.') AND type IN ({_FOLDED_OF_RUNNERS})))"
+_FOLDED_OF_OTHERS = "('error.reported', 'violation.reported', 'token.request')"
+_FOLDED = (
+    "(topic IN ('pipeline.events', 'token.events', 'alerts', 'reports')"
+    f" OR (startsWith(topic, 'agent.events.') AND type IN ({_FOLDED_OF_RUNNERS}))"
+    f" OR (topic IN ('signals', 'token.commands') AND type IN {_FOLDED_OF_OTHERS}))"
+)
 _BODILESS = (
     "concat('{\"prompt\":{},\"response\":{}', arrayStringConcat(arrayMap(part -> concat(',', toJSONString(part.1), ':',"
     " part.2), arrayFilter(part -> part.1 NOT IN ('prompt', 'response', 'tool_calls'),"
@@ -180,9 +187,10 @@ class History:
         return [event for row in found if (event := _event(row)) is not None]
 
     async def command(self, position: Position) -> tuple[Command, bool] | None:
-        """The command at a position, and whether an event of the spawner tells that it was decided."""
+        """The command at a position, and whether an event of who decides it tells that it was."""
         query = (
-            "SELECT event_id, type, pipeline_id FROM log WHERE topic = {topic:String}"
+            "SELECT event_id, type, pipeline_id, toUnixTimestamp64Milli(append_time) AS ms FROM log"
+            " WHERE topic = {topic:String}"
             " AND partition = {partition:UInt32} AND offset = {offset:UInt64} ORDER BY ingest_time DESC LIMIT 1"
         )
         found = await self._sql.rows(query, _place(position))
@@ -190,12 +198,21 @@ class History:
             return None
         row = found[0]
         command = Command(row["event_id"], row["type"], row["pipeline_id"], position.partition, position.offset)
-        query = (
-            "SELECT 1 FROM log WHERE pipeline_id = {pipeline:String} AND topic = 'pipeline.events'"
-            " AND causation_id = {id:String} LIMIT 1"
-        )
-        decided = await self._sql.rows(query, {"pipeline": command.pipeline_id, "id": command.id})
+        told = "topic = 'pipeline.events' AND causation_id = {id:String}"
+        if position.topic == TOKEN_COMMANDS.name:  # Vault's answer need not name what asked for it
+            told = "topic = 'token.events' AND append_time >= fromUnixTimestamp64Milli({ms:Int64})"
+        query = f"SELECT 1 FROM log WHERE pipeline_id = {{pipeline:String}} AND {told} LIMIT 1"
+        given = {"pipeline": command.pipeline_id, "id": command.id, "ms": str(row["ms"])}
+        decided = await self._sql.rows(query, given)
         return command, bool(decided)
+
+    async def has_event(self, pipeline_id: str, topic: str, event_id: str) -> bool:
+        """Whether the log has an event of a pipeline."""
+        query = (
+            "SELECT 1 FROM log WHERE pipeline_id = {pipeline:String} AND topic = {topic:String}"
+            " AND event_id = {id:String} LIMIT 1"
+        )
+        return bool(await self._sql.rows(query, {"pipeline": pipeline_id, "topic": topic, "id": event_id}))
 
     async def events(
         self, pipeline_id: str, *, types: Sequence[str], limit: int, offset: int
@@ -270,7 +287,7 @@ def _event(row: Mapping[str, Any]) -> CloudEvent[Message] | None:
         data = cls.model_validate_json(row["told"])
     except ValidationError:
         return None
-    return CloudEvent(
+    event: CloudEvent[Message] = CloudEvent(
         id=row["event_id"],
         source=row["source"],
         tenant=row["tenant"],
@@ -280,6 +297,7 @@ def _event(row: Mapping[str, Any]) -> CloudEvent[Message] | None:
         causation_id=row["causation_id"] or None,
         sequence=None if row["sequence"] is None else int(row["sequence"]),
     )
+    return without_grant(event)
 
 
 def _place(position: Position) -> dict[str, str]:

@@ -12,11 +12,13 @@ from functools import cached_property
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.pipeline import PipelineRefused
-from sluice_contracts.topics import PIPELINE_COMMANDS, PIPELINE_EVENTS
+from sluice_contracts.topics import PIPELINE_COMMANDS, PIPELINE_EVENTS, TOKEN_COMMANDS, TOKEN_EVENTS
+from sluice_observability.domain import stream_names
 from sluice_observability.domain.effects import Command, Effects, Position
 from sluice_observability.domain.places import Place
 from sluice_observability.domain.policy import StreamLimits
 from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.domain.token_effects import TokenEffects
 
 REFUSALS_MAX_COUNT = 10_000
 """Refusals remembered for those who wait for the answer to their command."""
@@ -30,6 +32,9 @@ TAKEN_MAX_COUNT = 100
 
 EVENT_BYTES = 2_048
 """What an event takes beside its data."""
+
+_ANSWERED_ON = {PIPELINE_COMMANDS.name: PIPELINE_EVENTS.name, TOKEN_COMMANDS.name: TOKEN_EVENTS.name}
+"""Where it is told what came of the commands of a topic: in the partition of the same number."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Told:
             "position": str(self.position),
             "id": event.id,
             "type": event.type,
+            "name": stream_names.name_of(event),
             "source": event.source,
             "tenant": event.tenant,
             "pipeline_id": event.subject,
@@ -130,6 +136,7 @@ class Live:
     def __init__(self, model: ReadModel, limits: StreamLimits = StreamLimits()) -> None:
         self.model = model
         self.effects = Effects()
+        self.token_effects = TokenEffects()
         self._refusals: dict[str, PipelineRefused] = {}
         self._through: dict[tuple[str, int], int] = {}
         self._begun: dict[tuple[str, int], int] = {}
@@ -154,18 +161,23 @@ class Live:
         """Whether a position lies in the past that was loaded, of which the commands are not known."""
         return position.offset < self._begun.get((position.topic, position.partition), 0)
 
-    def remember(self, command: Command, is_decided: bool) -> None:
+    def remember(self, topic: str, command: Command, is_decided: bool) -> None:
         """Takes a command of that past."""
+        if topic == TOKEN_COMMANDS.name:
+            if is_decided:
+                self.token_effects.done((command.partition, command.offset), command.id)
+            return
         self.effects.command_seen(command)
         if is_decided:
             self.effects.effect_seen(command.id)
 
     def horizon(self, position: Position) -> Position:
         """What the log must have, so that what a command caused is in it: all that is here of its partition."""
-        if position.topic != PIPELINE_COMMANDS.name:
+        answers = _ANSWERED_ON.get(position.topic)
+        if answers is None:
             return position
-        through = self._through.get((PIPELINE_EVENTS.name, position.partition))
-        return position if through is None else Position(PIPELINE_EVENTS.name, position.partition, through)
+        through = self._through.get((answers, position.partition))
+        return position if through is None else Position(answers, position.partition, through)
 
     def tell(self, told: Sequence[Told]) -> None:
         """Folds what arrived, in its order."""
@@ -176,8 +188,13 @@ class Live:
                 self.effects.command_seen(Command(event.id, event.type, event.subject, at.partition, at.offset))
                 continue
             news = self.model.apply(event)
+            if at.topic == TOKEN_COMMANDS.name:
+                self.token_effects.command_seen((at.partition, at.offset), event)
+                continue
             if at.topic == PIPELINE_EVENTS.name:
                 self._hear(event)
+            elif at.topic == TOKEN_EVENTS.name:
+                self.token_effects.event_seen(event)
             if news:
                 self._keep(one)
                 for client in self._clients:
@@ -223,6 +240,8 @@ class Live:
 
     def reached(self, position: Position) -> bool:
         """Whether what happened at a position, and what a command there caused, is in the read model."""
+        if position.topic == TOKEN_COMMANDS.name:
+            return self.token_effects.reached((position.partition, position.offset))
         if position.topic != PIPELINE_COMMANDS.name:
             return self._through.get((position.topic, position.partition), -1) >= position.offset
         if self.effects.decided(position.partition, position.offset):

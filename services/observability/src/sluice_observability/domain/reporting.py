@@ -1,0 +1,266 @@
+"""The handoff report (O5) from the read model's view of a pipeline: a pure function of what is known at one moment.
+
+All that failed is in it: each task, agent and kind of error of the view. Texts are shortened, so that the size is
+bounded by what a plan may have: some 4 KiB for each task and agent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sluice_contracts import handoff
+from sluice_contracts.limits import COUNT_MAX, SUMMARY_MAX_CHARACTERS
+from sluice_contracts.messages.base import Problem, Usage
+from sluice_contracts.messages.token import TokenRevoked
+from sluice_observability.domain.recommending import recommended
+from sluice_observability.domain.views import AgentView, AlertView, ErrorsView, PipelineView, TaskView, TokenView
+
+OBJECTIVE_MAX_CHARACTERS = 8_000
+TASK_OBJECTIVE_MAX_CHARACTERS = 1_000
+TASK_SUMMARY_MAX_CHARACTERS = 2_000
+DETAIL_MAX_CHARACTERS = 1_000
+"""A stranger reads a report in minutes; whatever is shortened stands whole in the log."""
+
+AGENTS_AFFECTED_MAX_COUNT = 100
+"""Named in the event; the report has all."""
+
+CODES_SHOWN_COUNT = 5
+"""Kinds of errors in the one sentence, the most frequent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """Why a report is made.
+
+    Attributes:
+        revoked: With the id and time of its event, where the end of the credentials is the cause.
+        incomplete_because: What may be missing from the view; empty where it has all.
+    """
+
+    cause: Literal["revocation", "demand"]
+    cause_id: str
+    reason: str
+    reported_at_ms: int
+    revoked: TokenRevoked | None = None
+    revoked_at_ms: int = 0
+    incomplete_because: str = ""
+
+
+def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:
+    """Makes the report on a pipeline as the read model has it."""
+    errors = _errors(view)
+    checkpoints = [(_checkpoint(one), one.agent_id) for one in view.agents.values()]
+    newest = max(
+        ((made, agent_id) for made, agent_id in checkpoints if made is not None),
+        key=lambda one: one[0].finished_at_ms,
+        default=(None, None),
+    )
+    affected = agents_affected(view)
+    revocation = _revocation(view, occasion)
+    summary = handoff.HandoffSummary(
+        text=sentence(view, occasion.reason),
+        errors=sum(one.count for one in errors),
+        errors_by_code=dict(_by_code(view.errors.values())),
+        errors_by_type=errors,
+        agents_affected=affected,
+        last_checkpoint=newest[0],
+        last_checkpoint_agent_id=newest[1],
+        alerts=tuple(map(_alert, view.alerts)),
+        revocation=revocation,
+    )
+    return handoff.HandoffReport(
+        pipeline_id=view.pipeline_id,
+        tenant=view.tenant,
+        cause=occasion.cause,
+        cause_id=occasion.cause_id,
+        reason=occasion.reason,
+        reported_at_ms=occasion.reported_at_ms,
+        complete=not occasion.incomplete_because,
+        incomplete_because=occasion.incomplete_because,
+        summary=summary,
+        context=_context(view),
+        recommended_actions=recommended(view, occasion.reason),
+    )
+
+
+def sentence(view: PipelineView, reason: str) -> str:
+    """What went wrong, in one sentence."""
+    counted = _by_code(view.errors.values())
+    total = sum(counted.values())
+    most = ", ".join(f"{code} {count}" for code, count in counted.most_common(CODES_SHOWN_COUNT))
+    more = f", {len(counted) - CODES_SHOWN_COUNT} more kinds" if len(counted) > CODES_SHOWN_COUNT else ""
+    errors = f"{total} errors ({most}{more})" if total else "no errors"
+    done = sum(task.status == "succeeded" for task in view.tasks.values())
+    text = f"{reason}: {errors}; {done} of {len(view.tasks)} tasks succeeded"
+    return text[:SUMMARY_MAX_CHARACTERS]
+
+
+def agents_affected(view: PipelineView) -> tuple[str, ...]:
+    """The agents that had errors, and those that ended without success."""
+    named = [one.agent_id for one in view.errors.values() if one.agent_id is not None]
+    named += [one.agent_id for one in view.alerts if one.agent_id is not None]
+    named += [one.agent_id for one in view.agents.values() if _is_affected(one)]
+    return tuple(dict.fromkeys(named))
+
+
+def _is_affected(one: AgentView) -> bool:
+    return one.last_problem is not None or one.state in ("ERROR", "TERMINATED")
+
+
+def _by_code(errors: Iterable[ErrorsView]) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for one in errors:
+        counted[one.code] += one.count
+    return counted
+
+
+def _errors(view: PipelineView) -> tuple[handoff.ErrorsOfType, ...]:
+    found = sorted(view.errors.values(), key=lambda one: (-one.count, one.first_at_ms, one.code))
+    return tuple(
+        handoff.ErrorsOfType(
+            code=one.code,
+            type=one.type,
+            agent_id=one.agent_id,
+            count=one.count,
+            first_at_ms=one.first_at_ms,
+            last_at_ms=one.last_at_ms,
+            detail=_cut(one.detail, DETAIL_MAX_CHARACTERS),
+        )
+        for one in found
+    )
+
+
+def _alert(one: AlertView) -> handoff.ReportedAlert:
+    return handoff.ReportedAlert(
+        alert_id=one.alert_id,
+        condition=one.condition,
+        action=one.action,
+        agent_id=one.agent_id,
+        observed=one.observed,
+        limit=one.limit,
+        window_ms=one.window_ms,
+        detail=_cut(one.detail, DETAIL_MAX_CHARACTERS),
+        raised_at_ms=one.raised_at_ms,
+        evidence=one.evidence,
+    )
+
+
+def _revocation(view: PipelineView, occasion: Occasion) -> handoff.Revocation | None:
+    told = occasion.revoked
+    if told is None:
+        return None
+    return handoff.Revocation(
+        event_id=occasion.cause_id,
+        reason=told.reason,
+        detail=_cut(told.detail, DETAIL_MAX_CHARACTERS),
+        alert_id=told.alert_id,
+        accessors=told.accessors,
+        revoked_at_ms=occasion.revoked_at_ms,
+        latency_ms=told.latency_ms,
+    )
+
+
+def _context(view: PipelineView) -> handoff.HandoffContext:
+    return handoff.HandoffContext(
+        objective=_cut(view.objective, OBJECTIVE_MAX_CHARACTERS),
+        state=view.state,
+        state_reason=_cut(view.reason, DETAIL_MAX_CHARACTERS),
+        labels=view.labels,
+        spawned_at_ms=view.spawned_at_ms,
+        parent_pipeline_id=view.parent_pipeline_id,
+        diagnosed_pipeline_id=None if view.diagnosed is None else view.diagnosed.pipeline_id,
+        progress=_progress(view),
+        tasks=tuple(map(_task, view.tasks.values())),
+        agents=tuple(map(_agent, view.agents.values())),
+        questions=tuple(
+            handoff.ReportedQuestion(
+                question_id=one.question_id,
+                agent_id=one.agent_id,
+                question=_cut(one.question, DETAIL_MAX_CHARACTERS),
+                options=tuple(_cut(option, DETAIL_MAX_CHARACTERS) for option in one.options),
+                deadline_at_ms=one.deadline_at_ms,
+            )
+            for one in view.questions.values()
+        ),
+        credentials=_credentials(view.tokens.values()),
+        blackboard={},
+    )
+
+
+def _progress(view: PipelineView) -> handoff.Progress:
+    agents = view.agents.values()
+    usage = view.usage if view.finished else sum((one.usage for one in agents), Usage())
+    return handoff.Progress(
+        tasks=len(view.tasks),
+        by_status=dict(Counter(task.status for task in view.tasks.values())),
+        turns=min(sum(one.turns for one in agents), COUNT_MAX),
+        usage=usage,
+    )
+
+
+def _task(one: TaskView) -> handoff.ReportedTask:
+    return handoff.ReportedTask(
+        task_id=one.task_id,
+        role=one.role,
+        status=one.status,
+        objective=_cut(one.objective, TASK_OBJECTIVE_MAX_CHARACTERS),
+        agent_id=one.agent_id,
+        attempt=one.attempt,
+        retries=one.retries,
+        turns=one.turns,
+        summary=_cut(one.summary, TASK_SUMMARY_MAX_CHARACTERS),
+        problem=_problem(one.problem),
+        artifacts=one.artifacts,
+        usage=one.usage,
+    )
+
+
+def _agent(one: AgentView) -> handoff.ReportedAgent:
+    return handoff.ReportedAgent(
+        agent_id=one.agent_id,
+        task_id=one.task_id,
+        role=one.role,
+        state=one.state,
+        attempt=one.attempt,
+        attempts_lost=one.attempts_lost,
+        messages_refused=one.messages_refused,
+        runner_id=one.runner_id,
+        model=one.model,
+        turns=one.turns,
+        usage=one.usage,
+        last_problem=_problem(one.last_problem),
+        checkpoint=_checkpoint(one),
+    )
+
+
+def _checkpoint(one: AgentView) -> handoff.Checkpoint | None:
+    if one.transcript is None:
+        return None
+    return handoff.Checkpoint(turn=one.turns, transcript=one.transcript, finished_at_ms=one.turn_finished_at_ms)
+
+
+def _credentials(tokens: Iterable[TokenView]) -> tuple[handoff.ReportedToken, ...]:
+    known: Sequence[TokenView] = [one for one in tokens if one.accessor is not None]
+    return tuple(
+        handoff.ReportedToken(
+            accessor=one.accessor or "",
+            agent_id=one.agent_id,
+            attempt=one.attempt,
+            state=one.state,
+            granted_at_ms=one.granted_at_ms,
+            ended_at_ms=one.ended_at_ms,
+            reason=one.reason,
+        )
+        for one in known
+    )
+
+
+def _problem(one: Problem | None) -> Problem | None:
+    return None if one is None else one.model_copy(update={"detail": _cut(one.detail, DETAIL_MAX_CHARACTERS)})
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

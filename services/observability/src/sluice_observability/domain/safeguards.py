@@ -1,0 +1,234 @@
+"""The folds of credentials, breaches, errors, handoff reports and diagnoses. The dispatch table stands at the end.
+
+Between their topics there is no order, and a repetition has its first one's id: the read model lets each in once.
+What one pipeline may leave here is bounded: the newest and what still lives is kept, and SQL has all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import Message, agent, alert, report, signal, token
+from sluice_observability.domain.folding import Fold
+from sluice_observability.domain.views import AlertView, ErrorsView, FindingsView, HandoffView, PipelineView, TokenView
+
+TOKENS_MAX_COUNT = 2_000
+"""Credentials kept of one pipeline: an attempt has one, and a thousand tasks may run."""
+
+ALERTS_MAX_COUNT = 50
+HANDOFFS_MAX_COUNT = 8
+ERROR_KINDS_MAX_COUNT = 200
+"""Kinds of errors (event, code, agent) counted apart; what is beyond them is one kind, `other`."""
+
+FINDINGS_MAX_COUNT = 32
+FINDING_MAX_CHARACTERS = 4_000
+"""As many as the schema of a diagnostic's result allows."""
+
+OTHER = "other"
+
+
+def without_grant(event: CloudEvent[Message]) -> CloudEvent[Message]:
+    """An event as it may be kept and shown: without the sealed token. Nobody who reads here could open it."""
+    if isinstance(event.data, token.TokenGranted) and event.data.grant is not None:
+        return replace(event, data=event.data.model_copy(update={"grant": None}))
+    return event
+
+
+def carry_over(former: PipelineView, view: PipelineView) -> None:
+    """Takes to a pipeline whose id was used before what was said after that one's end: other topics may be ahead."""
+    ended_at_ms = former.finished_at_ms or 0
+    begun = {name: one for name, one in former.tokens.items() if _began(one) > ended_at_ms}
+    view.tokens = begun
+    view.alerts = [one for one in former.alerts if one.raised_at_ms > ended_at_ms]
+
+
+def _began(view: TokenView) -> int:
+    return view.requested_at_ms or view.granted_at_ms or 0
+
+
+def count_error(view: PipelineView, code: str, detail: str, agent_id: str | None, event: CloudEvent[Message]) -> None:
+    """Counts an error of a pipeline."""
+    kind, type_ = f"{event.type}/{code}/{agent_id or ''}", event.type
+    if kind not in view.errors and len(view.errors) >= ERROR_KINDS_MAX_COUNT:
+        kind = code = type_ = OTHER
+        agent_id = None
+    found = view.errors.get(kind)
+    if found is None:
+        view.errors[kind] = ErrorsView(code, type_, agent_id, 1, event.time_ms, event.time_ms, detail)
+        return
+    found.count += 1
+    found.first_at_ms = min(found.first_at_ms, event.time_ms)
+    if event.time_ms >= found.last_at_ms:
+        found.last_at_ms, found.detail = event.time_ms, detail
+
+
+def _error(view: PipelineView, data: signal.ErrorReported, event: CloudEvent[Message]) -> None:
+    count_error(view, data.code, data.detail, data.agent_id, event)
+
+
+def _violation(view: PipelineView, data: signal.ViolationReported, event: CloudEvent[Message]) -> None:
+    count_error(view, data.policy, f"{data.severity}: {data.detail}", data.agent_id, event)
+
+
+def _agent_failed(view: PipelineView, data: agent.AgentFailed, event: CloudEvent[Message]) -> None:
+    count_error(view, data.problem.code, data.problem.detail, data.agent_id, event)
+
+
+def _alert(view: PipelineView, data: alert.AlertRaised, event: CloudEvent[Message]) -> None:
+    view.alerts.append(
+        AlertView(
+            event.id, event.subject, event.tenant, data.condition, data.action, data.agent_id, data.attempt,
+            data.observed, data.limit, data.window_ms, data.detail, data.breached_at_ms, event.time_ms, data.evidence,
+        )
+    )  # fmt: skip
+    del view.alerts[:-ALERTS_MAX_COUNT]
+
+
+def _handoff(view: PipelineView, data: report.HandoffReported, event: CloudEvent[Message]) -> None:
+    view.handoffs.append(
+        HandoffView(
+            event.id, data.cause, data.cause_id, data.reason, data.summary, data.errors, data.report, data.markdown,
+            event.time_ms,
+        )
+    )  # fmt: skip
+    del view.handoffs[:-HANDOFFS_MAX_COUNT]
+
+
+# Credentials
+
+
+def _asked_as(agent_id: str | None, attempt: int | None) -> str:
+    """A credential's name while it has no accessor. No accessor holds a slash."""
+    return f"{agent_id or ''}/{attempt or 0}"
+
+
+def _put(view: PipelineView, name: str, one: TokenView) -> TokenView:
+    view.tokens[name] = one
+    if len(view.tokens) > TOKENS_MAX_COUNT:
+        ended = (name for name, old in view.tokens.items() if old.ended_at_ms is not None)
+        del view.tokens[next(ended, next(iter(view.tokens)))]
+    return one
+
+
+def _token(view: PipelineView, accessor: str, agent_id: str | None, attempt: int | None) -> TokenView:
+    found = view.tokens.get(accessor)
+    if found is None:
+        asked = view.tokens.pop(_asked_as(agent_id, attempt), None)
+        found = _put(view, accessor, asked or TokenView(accessor, agent_id, attempt, "granted"))
+        found.accessor = accessor
+    return found
+
+
+def _requested(view: PipelineView, data: token.TokenRequest, event: CloudEvent[Message]) -> None:
+    known = (one for one in view.tokens.values() if (one.agent_id, one.attempt) == (data.agent_id, data.attempt))
+    found = next((one for one in known if one.ended_at_ms is None), None)
+    if found is not None:  # the answer was heard first
+        found.requested_at_ms = found.requested_at_ms or event.time_ms
+        return
+    asked = TokenView(None, data.agent_id, data.attempt, "requested", requested_at_ms=event.time_ms)
+    _put(view, _asked_as(data.agent_id, data.attempt), asked)
+
+
+def _granted(view: PipelineView, data: token.TokenGranted, event: CloudEvent[Message]) -> None:
+    found = _token(view, data.accessor, data.agent_id, data.attempt)
+    found.granted_at_ms, found.latency_ms = event.time_ms, data.latency_ms
+    found.parent_accessor, found.ends_at_ms = data.parent_accessor, data.ends_at_ms
+    found.expires_at_ms = max(found.expires_at_ms or 0, data.expires_at_ms)
+    if found.ended_at_ms is None and found.state == "requested":
+        found.state = "granted"
+
+
+def _denied(view: PipelineView, data: token.TokenDenied, event: CloudEvent[Message]) -> None:
+    name = _asked_as(data.agent_id, data.attempt)
+    found = view.tokens.get(name) or _put(view, name, TokenView(None, data.agent_id, data.attempt, "denied"))
+    found.state, found.reason, found.detail = "denied", data.problem.code, data.problem.detail
+    found.ended_at_ms = event.time_ms
+    count_error(view, data.problem.code, data.problem.detail, data.agent_id, event)
+
+
+def _renewed(view: PipelineView, data: token.TokenRenewed, event: CloudEvent[Message]) -> None:
+    found = _token(view, data.accessor, data.agent_id, data.attempt)
+    found.renewals += 1
+    found.renewed_at_ms = max(found.renewed_at_ms or 0, event.time_ms)
+    found.expires_at_ms = max(found.expires_at_ms or 0, data.expires_at_ms)
+    if found.ended_at_ms is None:
+        found.state = "renewed"
+
+
+def _expired(view: PipelineView, data: token.TokenExpired, event: CloudEvent[Message]) -> None:
+    found = _token(view, data.accessor, data.agent_id, data.attempt)
+    if found.ended_at_ms is None:
+        found.state, found.ended_at_ms = "expired", event.time_ms
+
+
+def _revoked(view: PipelineView, data: token.TokenRevoked, event: CloudEvent[Message]) -> None:
+    ended = {accessor: _token(view, accessor, data.agent_id, data.attempt) for accessor in data.accessors}
+    ended |= {name: one for name, one in view.tokens.items() if _is_meant(one, data, event.time_ms)}
+    for one in ended.values():
+        if one.ended_at_ms is None:
+            one.state, one.ended_at_ms = "revoked", event.time_ms
+            one.reason, one.detail, one.alert_id = data.reason, data.detail, data.alert_id
+
+
+def _is_meant(one: TokenView, data: token.TokenRevoked, revoked_at_ms: int) -> bool:
+    """Whether a revocation, which names a thousand at most, is about a credential."""
+    if one.ended_at_ms is not None or _began(one) > revoked_at_ms:
+        return False
+    if data.agent_id is None:
+        return True
+    return one.agent_id == data.agent_id and (data.attempt is None or (one.attempt or 0) <= data.attempt)
+
+
+# Diagnoses
+
+
+def _found(view: PipelineView, data: agent.AgentSucceeded, event: CloudEvent[Message]) -> None:
+    """Keeps a diagnostic's findings. A pipeline that is known to be none has none."""
+    if not view.spawned or view.diagnosed is not None:
+        view.findings = findings_of(data.summary, data.result.text)
+
+
+def findings_of(summary: str, result: str | None) -> FindingsView:
+    """Findings from an agent's result: JSON by the diagnostic's schema, if it is that."""
+    try:
+        told = msgspec.json.decode(result or "")
+    except (msgspec.DecodeError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        return FindingsView(summary)
+    cause = told.get("cause")
+    return FindingsView(
+        summary,
+        cause[:FINDING_MAX_CHARACTERS] if isinstance(cause, str) else "",
+        _texts(told.get("evidence")),
+        _texts(told.get("recommendations")),
+    )
+
+
+def _texts(told: Any) -> tuple[str, ...]:
+    found = told if isinstance(told, list) else []
+    return tuple(one[:FINDING_MAX_CHARACTERS] for one in found if isinstance(one, str))[:FINDINGS_MAX_COUNT]
+
+
+FOLDS: Mapping[type[Message], Fold] = {
+    signal.ErrorReported: _error,
+    signal.ViolationReported: _violation,
+    agent.AgentFailed: _agent_failed,
+    agent.AgentSucceeded: _found,
+    alert.AlertRaised: _alert,
+    report.HandoffReported: _handoff,
+    token.TokenRequest: _requested,
+    token.TokenGranted: _granted,
+    token.TokenDenied: _denied,
+    token.TokenRenewed: _renewed,
+    token.TokenRevoked: _revoked,
+    token.TokenExpired: _expired,
+}
+
+ONCE = frozenset(FOLDS)
+"""What has no number of the spawner's, and counts once for each id."""

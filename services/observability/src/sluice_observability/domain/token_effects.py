@@ -1,0 +1,98 @@
+"""Reading one's own writes to `token.commands`: when a command's effect is in the read model.
+
+The vault-broker takes the commands of a partition in their order, but Vault's answers come in any. So a command is
+done once an event names it as its cause, or tells of the pipeline what the command asked for: a revocation that covers
+its own, or a renewal. A revocation of what is revoked already has no effect of its own: whoever waits for it waits
+until the limit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages import Message
+from sluice_contracts.messages.base import Problem
+from sluice_contracts.messages.token import TokenDenied, TokenRenew, TokenRenewed, TokenRevoke, TokenRevoked
+
+REMEMBERED_MAX_COUNT = 10_000
+"""Commands that wait, and causes that were heard: minutes of heavy traffic."""
+
+Place = tuple[int, int]
+"""Partition and offset of a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCommand:
+    """A command as the read model remembers it."""
+
+    id: str
+    pipeline_id: str
+    data: Message
+
+
+class TokenEffects:
+    """Which commands about credentials are known to have taken effect."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Place, TokenCommand] = OrderedDict()
+        self._done: OrderedDict[str, None] = OrderedDict()
+        self._places_done: OrderedDict[Place, None] = OrderedDict()
+        self._denied: OrderedDict[str, Problem] = OrderedDict()
+
+    def command_seen(self, place: Place, event: CloudEvent[Message]) -> None:
+        """A command is on the topic."""
+        if not isinstance(event.data, TokenRevoke | TokenRenew):
+            return
+        if event.id in self._done:
+            _remember(self._places_done, place)
+            return
+        self._waiting[place] = TokenCommand(event.id, event.subject, event.data)
+        if len(self._waiting) > REMEMBERED_MAX_COUNT:
+            self._waiting.popitem(last=False)
+
+    def event_seen(self, event: CloudEvent[Message]) -> None:
+        """An event of the vault-broker is in the read model."""
+        if event.causation_id is not None:
+            _remember(self._done, event.causation_id)
+            if isinstance(event.data, TokenDenied):
+                self._denied[event.causation_id] = event.data.problem
+                if len(self._denied) > REMEMBERED_MAX_COUNT:
+                    self._denied.popitem(last=False)
+        for place in [place for place, one in self._waiting.items() if _answers(event, one)]:
+            self.done(place, self._waiting.pop(place).id)
+
+    def done(self, place: Place, command_id: str) -> None:
+        """A command is known to have taken effect."""
+        _remember(self._places_done, place)
+        _remember(self._done, command_id)
+
+    def reached(self, place: Place) -> bool:
+        """Whether the command there has taken effect."""
+        return place in self._places_done
+
+    def answered(self, command_id: str) -> bool:
+        """Whether a command has taken effect, or was denied."""
+        return command_id in self._done
+
+    def denial(self, command_id: str) -> Problem | None:
+        """Why the command was denied, if it was."""
+        return self._denied.get(command_id)
+
+
+def _answers(event: CloudEvent[Message], command: TokenCommand) -> bool:
+    if event.subject != command.pipeline_id:
+        return False
+    if event.causation_id == command.id:
+        return True
+    asked, told = command.data, event.data
+    if isinstance(asked, TokenRenew):
+        return isinstance(told, TokenRenewed)
+    return isinstance(told, TokenRevoked) and isinstance(asked, TokenRevoke) and told.agent_id in (None, asked.agent_id)
+
+
+def _remember(known: OrderedDict[Place, None] | OrderedDict[str, None], one: Place | str) -> None:
+    known[one] = None  # type: ignore[index]
+    if len(known) > REMEMBERED_MAX_COUNT:
+        known.popitem(last=False)

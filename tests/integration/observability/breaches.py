@@ -1,0 +1,96 @@
+"""What monitor and vault-broker say of a pipeline that breaks its budget, for tests of what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.ids import derived_id
+from sluice_contracts.messages import Message, alert, report, signal, token
+from tests.unit.observability.events import Teller, spawning, turn
+
+HOUR_MS = 3_600_000
+
+
+class Safeguard:
+    """Tells of credentials and breaches of one pipeline."""
+
+    def __init__(self, teller: Teller) -> None:
+        self.teller = teller
+        self.root = f"root.{teller.pipeline_id}"
+        self.child = f"child.{teller.pipeline_id}"
+        self._numbers: dict[str, int] = {}
+
+    def tell(self, data: Message, source: str, cause: str | None = None) -> CloudEvent[Message]:
+        number = self._numbers[source] = self._numbers.get(source, 0) + 1
+        event = self.teller.command(data)
+        sequence = number if source == "vault-broker" else None
+        return CloudEvent(
+            id=derived_id(self.teller.pipeline_id, source, number), source=source, tenant=event.tenant,
+            subject=event.subject, time_ms=event.time_ms, data=data, causation_id=cause, sequence=sequence,
+            traceparent=event.traceparent,
+        )  # fmt: skip
+
+    def broker(self, data: Message, cause: str | None = None) -> CloudEvent[Message]:
+        return self.tell(data, "vault-broker", cause)
+
+    def granted(self) -> list[CloudEvent[Message]]:
+        """The pipeline's own credential, and its agent's."""
+        agent_id, pipeline_id = self.teller.agent_id, self.teller.pipeline_id
+        ends = {"expires_at_ms": HOUR_MS, "ends_at_ms": 24 * HOUR_MS}
+        grant = token.Grant(sealed="vault:v1:c2VhbGVkLXNlY3JldA==", accessor=self.child, expires_at_ms=HOUR_MS)
+        return [
+            self.tell(token.TokenRequest(), "spawner"),
+            self.broker(token.TokenGranted(accessor=self.root, latency_ms=5, policies=(f"sluice-{pipeline_id}",), **ends)),
+            self.tell(token.TokenRequest(agent_id=agent_id, attempt=1, queue="default"), "spawner"),
+            self.broker(
+                token.TokenGranted(
+                    accessor=self.child, parent_accessor=self.root, agent_id=agent_id, attempt=1, queue="default",
+                    grant=grant, latency_ms=7, **ends,
+                )
+            ),
+            self.broker(
+                token.TokenRenewed(accessor=self.child, agent_id=agent_id, attempt=1, expires_at_ms=2 * HOUR_MS)
+            ),
+        ]  # fmt: skip
+
+    def errors(self, count: int, code: str = "provider_unavailable") -> Iterator[CloudEvent[Message]]:
+        for number in range(count):
+            data = signal.ErrorReported(
+                agent_id=self.teller.agent_id, attempt=1, code=code, detail=f"no answer, try {number + 1}", api_calls=1
+            )
+            yield self.tell(data, "agent-runner/r1")
+
+    def alert(self, errors: int = 6) -> CloudEvent[Message]:
+        data = alert.AlertRaised(
+            condition="error_budget_exceeded", action="revoke_pipeline", observed=errors, limit=5, window_ms=60_000,
+            breached_at_ms=self.teller.command(token.TokenRenew()).time_ms, evidence=("e1", "e2"),
+            detail=f"{errors} errors within 60 s; 5 are allowed",
+        )  # fmt: skip
+        return self.tell(data, "monitor")
+
+    def revoked(
+        self, reason: token.RevocationReason = "error_budget_exceeded", alert_id: str | None = None,
+        cause: str | None = None,
+    ) -> CloudEvent[Message]:  # fmt: skip
+        data = token.TokenRevoked(
+            accessors=(self.root, self.child), reason=reason, detail="6 errors within 60 s", alert_id=alert_id,
+            latency_ms=11,
+        )  # fmt: skip
+        return self.broker(data, cause or alert_id)
+
+
+def breach(teller: Teller) -> list[CloudEvent[Message]]:
+    """A pipeline that runs, has a checkpoint, and breaks its budget; up to the revocation, which is the last."""
+    safeguard = Safeguard(teller)
+    raised = safeguard.alert()
+    return [
+        *spawning(teller), *safeguard.granted(), turn(teller, 1), *safeguard.errors(6), raised,
+        safeguard.revoked(alert_id=raised.id),
+    ]  # fmt: skip
+
+
+def reported(event: CloudEvent[Message]) -> report.HandoffReported:
+    """The data of a report's event."""
+    assert isinstance(event.data, report.HandoffReported)
+    return event.data
