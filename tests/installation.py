@@ -34,7 +34,7 @@ from tests.log import Log
 QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
-SERVICES = ("spawner", "agent-runner", "vault-broker", "store", "api")
+SERVICES = ("spawner", "agent-runner", "vault-broker", "monitor", "store", "api")
 OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state", "monitor.state")
 """Topics that are one service's own."""
 

@@ -25,7 +25,7 @@ from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.roles import load_roles, queues_by_role
 from sluice_runtime.vault import names as vault_names
 
-API, STORE, SPAWNER, RUNNER, BROKER = "api", "store", "spawner", "agent-runner", "vault-broker"
+API, STORE, MONITOR, SPAWNER, RUNNER, BROKER = "api", "store", "monitor", "spawner", "agent-runner", "vault-broker"
 """The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
 
 
@@ -220,6 +220,7 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
             clickhouse_url=settings.clickhouse_url or "",
             clickhouse_password_file=str(settings.clickhouse_password_file or ""),
         ),
+        service(MONITOR, topics.Principal.MONITOR, "sluice_observability", "monitor"),
         service(
             API, topics.Principal.OBSERVABILITY, "sluice_observability", "api",
             **(_server_settings(settings) or {"sql_url": _url(stack, STORE)}),
