@@ -6,8 +6,8 @@ import pytest
 
 from tests.simulation.vault_world import KINDS, VaultFaults, VaultWorld
 
-PINNED: list[int] = []
-"""Seeds of faults that were found once."""
+PINNED = [423, 532]
+"""Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts."""
 
 SEEDS_PER_KIND = 20
 SEEDS = 60

@@ -145,7 +145,8 @@ def test_the_repetition_of_a_request_does_not_bring_back_what_was_given_up(world
 def test_the_end_of_an_attempt_that_was_never_asked_for_is_remembered(world: World) -> None:
     world.grant("a")
     assert world.revoke("b", 2, reason="agent_ended") == []
-    assert codes(world.request("b", 2)) == ["attempt_revoked"]
+    for attempt in (1, 2):  # also those that come late: an alert is on another topic
+        assert codes(world.request("b", attempt)) == ["attempt_revoked"]
     assert world.request("b", 3) == []
 
 

@@ -120,9 +120,9 @@ def _refused(view: View, message: facts.RequestRefused, fact: Fact, policy: Brok
 def _closed(view: View, message: facts.AttemptClosed, fact: Fact, policy: BrokerPolicy) -> None:
     known = view.find_agent(message.agent_id)
     if known is None:
-        _add_agent(view, message.agent_id, AgentEntity(attempt=message.attempt, closed=True))
-    elif message.attempt >= known.attempt:
-        view.put_agent(message.agent_id, replace(known, attempt=message.attempt, closed=True))
+        _add_agent(view, message.agent_id, AgentEntity(closed=message.attempt))
+    else:
+        view.put_agent(message.agent_id, replace(known, closed=max(known.closed, message.attempt)))
 
 
 def _add_agent(view: View, agent_id: str, entity: AgentEntity) -> None:
@@ -161,11 +161,11 @@ def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPo
         view.put_agents((*view.agents(), message.agent_id))
     assert message.attempt is not None
     known = view.find_agent(message.agent_id)
-    asked = AgentEntity(attempt=message.attempt, request_id=message.request_id)
     if known is None:
-        _add_agent(view, message.agent_id, asked)
+        _add_agent(view, message.agent_id, AgentEntity(attempt=message.attempt, request_id=message.request_id))
     else:
-        view.put_agent(message.agent_id, replace(asked, previous=known.previous))
+        asked = replace(known, attempt=message.attempt, request_id=message.request_id)
+        view.put_agent(message.agent_id, asked)
 
 
 def _root_asked(view: View, message: facts.RootAsked, fact: Fact, policy: BrokerPolicy) -> None:

@@ -83,10 +83,11 @@ def _lawful(builder: DecisionBuilder, message: TokenRequest) -> bool:
         _deny(builder, message, "unknown_queue", detail)
         return False
     agent = view.find_agent(agent_id)
-    if agent is not None and attempt <= agent.attempt:
-        if attempt < agent.attempt or builder.cause.id == agent.request_id or view.find_token(agent_id) is not None:
+    if agent is not None:
+        lives = attempt == agent.attempt and view.find_token(agent_id) is not None
+        if attempt < agent.attempt or builder.cause.id == agent.request_id or lives:
             return False
-        if agent.closed:
+        if attempt <= agent.closed:
             detail = f"the credential of attempt {attempt} was ended; ask for the next attempt's"
             _deny(builder, message, CLOSED_CODE, detail)
             return False

@@ -160,9 +160,8 @@ def _revoke_agent(
     agent = builder.view.find_agent(agent_id)
     if agent is not None and attempt is not None and attempt < agent.attempt:
         return
-    ended = attempt if attempt is not None else agent.attempt if agent is not None else None
-    known = agent is not None and agent.closed and agent.attempt == ended
-    if ended is not None and reason != "waiting" and not known:
+    ended = attempt if attempt is not None else agent.attempt if agent is not None else 0
+    if reason != "waiting" and ended > (0 if agent is None else agent.closed):
         builder.accept(AttemptClosed(agent_id=agent_id, attempt=ended))
     token = builder.view.find_token(agent_id)
     if token is None:

@@ -51,15 +51,15 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
     """What was last asked for an agent; kept as long as its pipeline.
 
     Attributes:
-        attempt: The highest that was asked for, or ended.
+        attempt: The highest that was asked for; 0: none was.
         request_id: The command that asked.
-        closed: Whether the attempt's credential was ended so that it gets no other one.
+        closed: The highest whose credential was ended so that it gets no other one, nor any before it.
         previous: The agent of the pipeline before it.
     """
 
-    attempt: int
+    attempt: int = 0
     request_id: str = ""
-    closed: bool = False
+    closed: int = 0
     previous: str | None = None
 
 
