@@ -19,13 +19,10 @@ from hvac import exceptions
 
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import TokenRevoked, VaultError, VaultRefused, VaultUnavailable
+from sluice_runtime.vault.names import TRANSIT_MOUNT, queue_name
 
 CALLS_AT_ONCE_MAX_COUNT = 8
 """Calls, and threads, at once. One takes a millisecond or two, so these make thousands a second."""
-
-TRANSIT = "transit"
-TRANSIT_KEY = "sluice-queue-{queue}"
-"""With derived keys: a grant opens only with the context that it was sealed with."""
 
 KEY_FIELD = "api_key"
 """The field of a provider's secret that holds its key."""
@@ -98,7 +95,10 @@ class HvacVault:
     # In threads
 
     def _open_grant(self, queue: str, context: str, sealed: str) -> Secret:
-        path = f"{TRANSIT}/decrypt/{TRANSIT_KEY.format(queue=queue)}"
+        try:
+            path = f"{TRANSIT_MOUNT}/decrypt/{queue_name(queue)}"
+        except ValueError as error:
+            raise VaultRefused(str(error)) from None
         arguments = {"ciphertext": sealed, "context": base64.b64encode(context.encode()).decode()}
 
         def decrypt(anew: bool) -> Any:
@@ -198,8 +198,10 @@ class HvacVault:
             raise VaultUnavailable(f"{path}: no answer in {self._access.timeout_s:g} s") from None
         except (requests.RequestException, OSError) as error:
             raise VaultUnavailable(f"{path}: Vault can't be reached: {type(error).__name__}") from None
+        except (AttributeError, TypeError, ValueError) as error:  # hvac, of an error that has not Vault's form
+            raise VaultUnavailable(f"{path}: the answer is not Vault's: {type(error).__name__}") from None
         if answer is not None and not isinstance(answer, dict):  # a redirect, or a page that is no JSON
-            raise VaultUnavailable(f"{path}: the answer {answer.status_code} is not Vault's")
+            raise VaultUnavailable(f"{path}: the answer {getattr(answer, 'status_code', '')} is not Vault's")
         return answer
 
 
