@@ -92,7 +92,10 @@ class HvacVault:
     # In threads
 
     def _open_grant(self, queue: str, context: str, sealed: str) -> Secret:
-        path = f"{names.TRANSIT_MOUNT}/decrypt/{names.queue_name(queue)}"
+        try:
+            path = f"{names.TRANSIT_MOUNT}/decrypt/{names.queue_name(queue)}"
+        except ValueError as error:
+            raise VaultRefused(str(error)) from None
         arguments = {"ciphertext": sealed, "context": base64.b64encode(context.encode()).decode()}
 
         def decrypt(anew: bool) -> Any:
@@ -194,8 +197,10 @@ class HvacVault:
             raise VaultUnavailable(f"{path}: no answer in {self._access.timeout_s:g} s") from None
         except (requests.RequestException, OSError) as error:
             raise VaultUnavailable(f"{path}: Vault can't be reached: {type(error).__name__}") from None
+        except (AttributeError, TypeError, ValueError) as error:  # hvac, of an error that has not Vault's form
+            raise VaultUnavailable(f"{path}: the answer is not Vault's: {type(error).__name__}") from None
         if answer is not None and not isinstance(answer, dict):  # a redirect, or a page that is no JSON
-            raise VaultUnavailable(f"{path}: the answer {answer.status_code} is not Vault's")
+            raise VaultUnavailable(f"{path}: the answer {getattr(answer, 'status_code', '')} is not Vault's")
         return answer
 
 

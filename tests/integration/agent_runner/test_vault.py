@@ -1,0 +1,297 @@
+"""Vault as the runner asks it: one suite for the real one and for the double; then what only a real one can do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from sluice_agent_runner.adapters.vault import HvacVault, VaultAccess
+from sluice_agent_runner.domain.secret import Secret
+from sluice_agent_runner.ports import TokenRevoked, Vault, VaultRefused, VaultUnavailable
+from tests.integration.agent_runner.real_vault import RealVault
+from tests.unit.agent_runner.vault_double import VaultDouble
+
+CONTEXT = "pipeline-1/agent-1/1"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVault]:
+    directory: Path = tmp_path_factory.mktemp("vault")
+    with RealVault(directory) as running:
+        yield running
+
+
+class There(Protocol):
+    """What the suite does to a Vault."""
+
+    def grant(self, queue: str, context: str) -> tuple[str, str]: ...
+    def revoke(self, token: str) -> None: ...
+
+
+@pytest.fixture(params=["double", "real"])
+def there(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("real") if request.param == "real" else VaultDouble()
+
+
+def asks(there: Any, scenario: Callable[[Vault], Awaitable[None]]) -> None:
+    async def run() -> None:
+        if isinstance(there, VaultDouble):
+            await scenario(there)
+            return
+        vault = there.vault()
+        try:
+            await scenario(vault)
+        finally:
+            vault.close()
+
+    asyncio.run(run())
+
+
+def write_key(there: Any, provider: str, key: str) -> None:
+    if isinstance(there, VaultDouble):
+        there.keys[provider] = key
+    else:
+        there.write_key(provider, api_key=key)
+
+
+@pytest.mark.covers("V4")
+def test_a_grant_opens_for_its_queue_and_its_attempt_and_for_no_other(there: Any) -> None:
+    sealed, token = there.grant("q", CONTEXT)
+
+    async def scenario(vault: Vault) -> None:
+        assert (await vault.open_grant("q", CONTEXT, sealed)).reveal() == token
+        for queue, context, ciphertext in (
+            ("another", CONTEXT, sealed),
+            ("q", "pipeline-1/agent-1/2", sealed),
+            ("q", "pipeline-1/agent-2/1", sealed),
+            ("q", CONTEXT, "vault:v1:forged"),
+            ("q", CONTEXT, sealed[:-8] + "AAAAAAA="),
+            ("q", CONTEXT, ""),
+        ):
+            with pytest.raises(VaultRefused) as caught:
+                await vault.open_grant(queue, context, ciphertext)
+            assert token not in str(caught.value)
+
+    asks(there, scenario)
+
+
+@pytest.mark.covers("W3", "V5")
+def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
+    sealed, plain = there.grant("q", CONTEXT)
+    write_key(there, "openrouter", "key-one")
+    write_key(there, "broken", "")
+
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        key = await vault.read_key(token, "openrouter")
+        assert key is not None
+        assert key.reveal() == "key-one"
+        write_key(there, "openrouter", "key-two")
+        key = await vault.read_key(token, "openrouter")
+        assert key is not None
+        assert key.reveal() == "key-two"
+        assert await vault.read_key(token, "nobody") is None
+        with pytest.raises(VaultRefused):
+            await vault.read_key(token, "broken")
+        assert 3_500 < await vault.look_up(token) <= 3_600
+        there.revoke(plain)
+        with pytest.raises(TokenRevoked):
+            await vault.read_key(token, "openrouter")
+        with pytest.raises(TokenRevoked):
+            await vault.look_up(token)
+
+    asks(there, scenario)
+
+
+def test_what_a_policy_forbids_is_not_taken_for_a_revocation(real: RealVault) -> None:
+    sealed, _ = real.grant("q", CONTEXT, watched=False)
+
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        with pytest.raises(VaultRefused, match="policy"):
+            await vault.look_up(token)
+
+    asks(real, scenario)
+    elsewhere = HvacVault(replace(real.access(), api_keys_path="secret/data/others"))
+
+    async def misled() -> None:
+        token = await elsewhere.open_grant("q", CONTEXT, sealed)
+        with pytest.raises(VaultRefused, match="secret/data/others/openrouter"):
+            await elsewhere.read_key(token, "openrouter")
+
+    asyncio.run(misled())
+    elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"key": "x"}, "no field 'api_key'"), ({"api_key": "a b"}, "one key"), ({"api_key": "x"}, "one key"),
+        ({"api_key": "k" * 5_000}, "one key"), ({"api_key": "schlüssel"}, "one key"),
+    ],
+)  # fmt: skip
+def test_a_secret_that_is_no_key_is_refused_by_its_path(real: RealVault, fields: dict[str, str], says: str) -> None:
+    sealed, _ = real.grant("q", CONTEXT)
+    real.write_key("odd", **fields)
+
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        with pytest.raises(VaultRefused, match=says) as caught:
+            await vault.read_key(token, "odd")
+        assert "secret/data/api-keys/odd" in str(caught.value)
+
+    asks(real, scenario)
+
+
+@pytest.mark.parametrize("plain", ["", "two words", "tokén", "x" * 5_000])
+def test_what_was_sealed_and_is_no_token_is_refused(real: RealVault, plain: str) -> None:
+    sealed = real.seal("q", CONTEXT, plain)
+
+    async def scenario(vault: Vault) -> None:
+        with pytest.raises(VaultRefused, match="no token"):
+            await vault.open_grant("q", CONTEXT, sealed)
+
+    asks(real, scenario)
+
+
+def test_a_runner_that_vault_forgot_logs_in_anew_and_new_files_need_no_restart(real: RealVault, tmp_path: Path) -> None:
+    sealed, token = real.grant("q", CONTEXT)
+    good = real.access()
+    secret_id = tmp_path / "secret-id"
+    vault = HvacVault(replace(good, secret_id_file=secret_id))
+
+    async def scenario() -> None:
+        for content in (None, "", "nonsense", "x" * 9_999):
+            if content is not None:
+                secret_id.write_text(content)
+            with pytest.raises(VaultUnavailable, match="SLUICE_VAULT_SECRET_ID_FILE"):
+                await vault.open_grant("q", CONTEXT, sealed)
+        secret_id.write_text(good.secret_id_file.read_text())
+        assert (await vault.open_grant("q", CONTEXT, sealed)).reveal() == token
+        own = vault._own
+        assert own is not None
+        real.revoke(own[0].reveal())
+        opened = await asyncio.gather(*(vault.open_grant("q", CONTEXT, sealed) for _ in range(20)))
+        assert {one.reveal() for one in opened} == {token}
+
+    asyncio.run(scenario())
+    vault.close()
+
+
+@pytest.mark.covers("V8")
+def test_a_vault_that_is_sealed_killed_and_started_again(tmp_path: Path) -> None:
+    with RealVault(tmp_path) as real:
+        sealed, token = real.grant("q", CONTEXT)
+
+        async def scenario(vault: Vault) -> None:
+            held = await vault.open_grant("q", CONTEXT, sealed)
+
+            async def unavailable() -> None:
+                calls: list[Callable[[], Awaitable[Any]]] = [
+                    lambda: vault.open_grant("q", CONTEXT, sealed),
+                    lambda: vault.read_key(held, "openrouter"),
+                    lambda: vault.look_up(held),
+                ]
+                for call in calls:
+                    with pytest.raises(VaultUnavailable):
+                        await call()
+
+            real.server.seal()
+            await unavailable()
+            real.server.unseal()
+            assert await vault.look_up(held) > 0
+            real.server.kill()
+            await unavailable()
+            real.server.restart()
+            assert (await vault.open_grant("q", CONTEXT, sealed)).reveal() == token
+
+        asks(real, scenario)
+
+
+STUBS = [
+    ("429", b"HTTP/1.1 429 X\r\ncontent-length: 0\r\n\r\n"),
+    ("500", b"HTTP/1.1 500 X\r\ncontent-length: 4\r\n\r\noops"),
+    ("502", b"HTTP/1.1 502 X\r\ncontent-length: 0\r\n\r\n"),
+    ("page", b"HTTP/1.1 200 X\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>"),
+    ("list", b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]"),
+    ("empty", b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"),
+    ("odd error", b"HTTP/1.1 500 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]"),
+    ("odd errors", b'HTTP/1.1 500 X\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{"errors":[17]}'),
+    ("redirect", b"HTTP/1.1 307 X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"),
+    ("garbage", b"SSH-2.0-OpenSSH_9.6\r\n"),
+    ("cut", b""),
+    ("hangs", None),
+]
+
+
+@asynccontextmanager
+async def stub(answer: bytes | None) -> AsyncIterator[tuple[str, list[bytes]]]:
+    seen: list[bytes] = []
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        if answer is None:
+            await over.wait()
+        else:
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+    finally:
+        over.set()
+        server.close()
+
+
+@pytest.mark.covers("V8")
+@pytest.mark.parametrize("answer", [pytest.param(answer, id=name) for name, answer in STUBS])
+def test_whatever_is_not_vault_s_answer_is_tried_again(
+    answer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", "hvs.of-somebody-else")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    (tmp_path / "id").write_text("some-id")
+
+    async def scenario() -> None:
+        async with stub(answer) as (url, seen):
+            vault = HvacVault(VaultAccess(url, tmp_path / "id", tmp_path / "id", timeout_s=0.3))
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                lambda: vault.open_grant("q", CONTEXT, "vault:v1:x"),
+                lambda: vault.read_key(Secret("hvs.canary"), "openrouter"),
+                lambda: vault.look_up(Secret("hvs.canary")),
+            ]
+            for call in calls:
+                with pytest.raises((VaultUnavailable, VaultRefused)) as caught:
+                    await call()
+                assert "canary" not in str(caught.value)
+                assert isinstance(caught.value, VaultUnavailable) or answer == STUBS[5][1]
+            vault.close()
+            assert not any(b"somebody-else" in head for head in seen)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.covers("V8")
+def test_a_vault_that_hangs_keeps_no_more_than_its_own_threads_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with stub(None) as (url, _):
+            vault = HvacVault(VaultAccess(url, tmp_path / "id", tmp_path / "id", timeout_s=2))
+            asking = [asyncio.create_task(vault.look_up(Secret("hvs.canary"))) for _ in range(100)]
+            await asyncio.sleep(0.1)
+            for _ in range(10):
+                await asyncio.to_thread(json.dumps, {})  # the tools' threads are others
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            vault.close()
+
+    asyncio.run(scenario())
