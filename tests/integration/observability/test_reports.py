@@ -8,48 +8,18 @@ from collections.abc import Iterator
 import httpx
 import jsonschema
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
-from sluice_contracts import codec, topics
-from sluice_contracts.envelope import CloudEvent, Record
+from sluice_contracts import topics
 from sluice_contracts.handoff import HandoffReport
-from sluice_contracts.messages import Message
 from tests.contracts.examples import SCHEMAS
-from tests.integration.observability.breaches import breach, reported
 from tests.integration.observability.conftest import StartService
-from tests.integration.observability.support import PARTITIONS, Service, Writer, wait_for
+from tests.integration.observability.reading import Reader
+from tests.integration.observability.support import Service, Writer, wait_for
 from tests.kafka import TestKafka
+from tests.unit.observability.breaches import breach, reported
 from tests.unit.observability.events import Teller
 
 SCHEMA = json.loads((SCHEMAS / "handoff-report.v1.schema.json").read_text())
-
-
-class Reader:
-    """Reads a topic as everybody does: committed records only."""
-
-    def __init__(self, kafka: TestKafka, prefix: str, topic: str) -> None:
-        self.found: list[CloudEvent[Message]] = []
-        self._topic = topic
-        self._consumer = Consumer(
-            {
-                **kafka.connection.confluent(), "group.id": f"{prefix}reader", "enable.auto.commit": False,
-                "isolation.level": "read_committed", "auto.offset.reset": "earliest",
-            }
-        )  # fmt: skip
-        self._consumer.assign([TopicPartition(prefix + topic, number, 0) for number in range(PARTITIONS)])
-
-    def read(self, timeout_s: float = 0.1) -> list[CloudEvent[Message]]:
-        for message in self._consumer.consume(1_000, timeout_s):
-            assert message.error() is None, message.error()
-            record = Record(
-                self._topic, message.partition(), message.offset(), message.timestamp()[1], message.key(),
-                message.value(), tuple(message.headers()),
-            )  # fmt: skip
-            self.found.append(codec.decode(record))
-        return self.found
-
-    def close(self) -> None:
-        self._consumer.close()
 
 
 @pytest.fixture

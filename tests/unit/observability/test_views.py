@@ -42,7 +42,8 @@ EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 VIEWS = (
     "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts",
     "admission_waiting", "turns", "model_calls", "tool_calls", "errors", "pipeline_story", "log_completeness", "log",
-    "positions", "gaps", "pipeline_marks",
+    "positions", "gaps", "pipeline_marks", "credentials", "token_lives", "alerts", "signals", "handoff_reports",
+    "diagnoses",
 )  # fmt: skip
 
 

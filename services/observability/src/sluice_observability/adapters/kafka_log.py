@@ -61,6 +61,18 @@ This call sees it, as SystemError."""
 Partition = tuple[str, int]
 
 
+def make_readable(messages: Iterable[Any]) -> None:
+    """Puts something that can be read in place of headers that can't, and of too many."""
+    for message in messages:
+        try:
+            headers = _ask_for_headers(message)
+        except SystemError:
+            message.set_headers(UNREADABLE_HEADERS)
+        else:
+            if headers is not None and len(headers) > HEADERS_KEPT_COUNT:
+                message.set_headers(headers[:HEADERS_KEPT_COUNT])
+
+
 class KafkaLog:
     """Reads all partitions of all wanted topics, and finds new topics by itself. See `ports.LogSource`.
 
@@ -134,14 +146,7 @@ class KafkaLog:
         if self._look_up or time.monotonic() >= self._discover_at:
             self._discover()
         messages: Sequence[Any] = self._consumer.consume(max_messages, timeout_s)
-        for message in messages:
-            try:
-                headers = _ask_for_headers(message)
-            except SystemError:
-                message.set_headers(UNREADABLE_HEADERS)
-            else:
-                if headers is not None and len(headers) > HEADERS_KEPT_COUNT:
-                    message.set_headers(headers[:HEADERS_KEPT_COUNT])
+        make_readable(messages)
         told = [message for message in messages if message.error() is not None]
         if not told:
             return messages

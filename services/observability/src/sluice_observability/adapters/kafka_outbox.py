@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_observability.domain.records import UNREADABLE_HEADERS, record_of
+from sluice_observability.adapters.kafka_log import make_readable
+from sluice_observability.domain.records import record_of
 from sluice_runtime.broker import BrokerUnavailable, Fenced
 from sluice_runtime.connection import KafkaConnection
 
@@ -92,23 +93,18 @@ class KafkaOutbox:
         """See `ports.Outbox.poll`."""
         if time.monotonic() >= self._commit_at:
             self._commit()
+        messages: Sequence[Any] = self._consumer.consume(POLL_MAX_COUNT, timeout_s)
+        make_readable(messages)
         found = []
-        for message in self._consumer.consume(POLL_MAX_COUNT, timeout_s):
+        for message in messages:
             error = message.error()
             if error is None:
-                found.append(self._record(message))
+                found.append(record_of(message, self._topic))
             elif error.fatal():
                 raise BrokerUnavailable(error.str())
             else:
                 logger.warning("Kafka: %s", error.str())
         return found
-
-    def _record(self, message: Any) -> Record:
-        try:
-            message.headers()
-        except SystemError:  # a header's name is not UTF-8: see kafka_log
-            message.set_headers(UNREADABLE_HEADERS)
-        return record_of(message, self._topic)
 
     def passed(self, record: Record) -> None:
         """See `ports.Outbox.passed`."""

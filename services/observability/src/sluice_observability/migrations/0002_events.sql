@@ -17,7 +17,7 @@ CREATE VIEW events
     task_id String COMMENT 'Task that the message is about.',
     attempt UInt32 COMMENT 'Attempt of the agent; 0 for none.',
     turn UInt32 COMMENT 'Turn of the agent; 0 for none.',
-    payload String COMMENT 'The message as JSON.',
+    payload String COMMENT 'The message as JSON, without the sealed tokens of grants.',
     key String COMMENT 'The record''s key.',
     headers Map(String, String) COMMENT 'Further headers; at most those among the first 128.',
     topic LowCardinality(String) COMMENT 'Topic without the prefix.',
@@ -29,8 +29,10 @@ CREATE VIEW events
 )
 AS SELECT
     tenant, pipeline_id, event_time, type, type_version, event_id, service, source, causation_id, sequence,
-    trace_id, span_id, agent_id, task_id, attempt, turn, payload, key, headers,
-    topic, incarnation, partition, offset, append_time, ingest_time
+    trace_id, span_id, agent_id, task_id, attempt, turn,
+    -- A sealed token is of use to nobody but its queue's runners, so it is shown to nobody; table log has it.
+    if(log.type IN ('token.granted', 'agent.run') OR startsWith(log.topic, 'dlq.'), replaceRegexpAll(log.payload, '"sealed"\\s*:\\s*"[^"]*"', '"sealed":"…"'), log.payload) AS payload,
+    key, headers, topic, incarnation, partition, offset, append_time, ingest_time
 FROM log
 ORDER BY tenant, pipeline_id, append_time, topic, partition, offset
 -- A CloudEvents id is unique for its source; instances of one service are one source, since another instance
@@ -80,7 +82,7 @@ AS SELECT
     headers['dlq_reason'] AS reason, headers['dlq_detail'] AS detail, headers['dlq_refused_by'] AS refused_by,
     fromUnixTimestamp64Milli(toInt64OrZero(headers['dlq_timestamp_ms']), 'UTC') AS original_time,
     headers['dlq_original_ce_type'] AS original_type, headers['dlq_original_ce_source'] AS original_source,
-    letter.key AS key, letter.payload AS payload, letter.raw AS raw, letter.value_bytes AS value_bytes,
+    letter.key AS key, replaceRegexpAll(letter.payload, '"sealed"\\s*:\\s*"[^"]*"', '"sealed":"…"') AS payload, letter.raw AS raw, letter.value_bytes AS value_bytes,
     letter.event_id AS letter_id, letter.topic AS letter_topic, letter.partition AS letter_partition,
     letter.offset AS letter_offset
 FROM log AS letter WHERE startsWith(letter.topic, 'dlq.')
@@ -101,10 +103,14 @@ CREATE VIEW errors
     attempt UInt32 COMMENT 'The attempt; 0 for none.',
     event_id String COMMENT 'Id of the event.'
 )
-AS SELECT tenant, pipeline_id, event_time, type, JSONExtractString(payload, 'problem', 'code') AS code,
-    JSONExtractString(payload, 'problem', 'detail') AS detail, agent_id, task_id, attempt, event_id
+AS SELECT tenant, pipeline_id, event_time, type,
+    multiIf(type = 'error.reported', JSONExtractString(payload, 'code'), type = 'violation.reported', JSONExtractString(payload, 'policy'),
+        type = 'alert.raised', JSONExtractString(payload, 'condition'), JSONExtractString(payload, 'problem', 'code')) AS code,
+    multiIf(type = 'violation.reported', concat(JSONExtractString(payload, 'severity'), ': ', JSONExtractString(payload, 'detail')),
+        type IN ('error.reported', 'alert.raised'), JSONExtractString(payload, 'detail'), JSONExtractString(payload, 'problem', 'detail')) AS detail,
+    agent_id, task_id, attempt, event_id
 FROM events
-WHERE (topic = 'pipeline.events' OR startsWith(topic, 'agent.events.')) AND code != ''
+WHERE (topic IN ('pipeline.events', 'token.events', 'alerts', 'signals') OR startsWith(topic, 'agent.events.')) AND code != ''
     AND type != 'agent.attempt_refused'
     AND (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM dead_letters)
-COMMENT 'Events that carry a problem. What is said of refused attempts is counted in agents.messages_refused.';
+COMMENT 'Events that carry a problem; errors and violations that were reported; breaches of budgets. What is said of refused attempts is counted in agents.messages_refused.';

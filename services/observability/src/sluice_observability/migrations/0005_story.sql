@@ -14,12 +14,14 @@ AS SELECT tenant, pipeline_id, event_time AS at, actor, what, type,
 FROM
 (
     SELECT tenant, pipeline_id, event_time, type, sequence, offset,
-        multiIf(startsWith(topic, 'agent.events.'), 0, topic = 'pipeline.commands', -1, 1) AS log_order,
+        multiIf(startsWith(topic, 'agent.events.') OR topic = 'signals', 0, topic IN ('pipeline.commands', 'token.commands'), -1, 1) AS log_order,
         multiIf(startsWith(topic, 'agent.events.'), concat('runner ', JSONExtractString(payload, 'runner_id')), service) AS actor,
         JSONExtractString(payload, 'problem', 'detail') AS problem,
         JSONExtractString(payload, 'reason') AS reason,
         leftUTF8(JSONExtractString(payload, 'summary'), 200) AS summary,
         concat('agent ', leftUTF8(agent_id, 8)) AS agent,
+        if(agent_id = '', 'the pipeline', concat(agent, if(attempt = 0, '', concat(', attempt ', toString(attempt))))) AS holder,
+        JSONExtractString(payload, 'detail') AS detail,
         multiIf(
             type = 'pipeline.spawn', concat('asks for a pipeline: ', leftUTF8(JSONExtractString(payload, 'plan', 'objective'), 200)),
             type = 'pipeline.cancel', concat('asks to cancel: ', reason),
@@ -47,9 +49,23 @@ FROM
             type = 'agent.failed', concat(agent, ' failed: ', problem),
             type = 'agent.input_requested', concat(agent, ' asks: ', leftUTF8(JSONExtractString(payload, 'question'), 200)),
             type = 'question.asked', concat('question: ', leftUTF8(JSONExtractString(payload, 'question'), 200)),
+            type = 'agent.grant_opened', concat(agent, ' opened its credential ', JSONExtractString(payload, 'accessor')),
+            type = 'token.request', concat('asks for a credential for ', holder),
+            type = 'token.revoke', concat('asks to revoke the credentials of ', holder, ': ', reason, if(detail = '', '', concat(', ', detail))),
+            type = 'token.renew', 'asks to renew all credentials',
+            type = 'token.granted', concat('credential ', JSONExtractString(payload, 'accessor'), ' granted to ', holder, ' in ', toString(JSONExtractUInt(payload, 'latency_ms')), ' ms'),
+            type = 'token.denied', concat('no credential for ', holder, ': ', problem),
+            type = 'token.renewed', concat('credential ', JSONExtractString(payload, 'accessor'), ' of ', holder, ' renewed'),
+            type = 'token.revoked', concat('credentials of ', holder, ' revoked (', toString(JSONLength(payload, 'accessors')), ' named): ', reason, if(detail = '', '', concat(', ', detail))),
+            type = 'token.expired', concat('credential ', JSONExtractString(payload, 'accessor'), ' of ', holder, ' expired'),
+            type = 'error.reported', concat('error ', JSONExtractString(payload, 'code'), ' of ', holder, ': ', detail),
+            type = 'violation.reported', concat(JSONExtractString(payload, 'severity'), ' violation of ', JSONExtractString(payload, 'policy'), ' by ', holder, ': ', detail),
+            type = 'alert.raised', concat('budget broken by ', holder, ', ', JSONExtractString(payload, 'condition'), ': ', detail),
+            type = 'handoff.reported', concat('handed off: ', summary),
             type = 'question.answered', concat('answered by ', JSONExtractString(payload, 'answered_by'), ': ', leftUTF8(JSONExtractString(payload, 'answer'), 200)),
             type) AS what
     FROM events
-    WHERE topic IN ('pipeline.commands', 'pipeline.events') OR startsWith(topic, 'agent.events.')
+    WHERE topic IN ('pipeline.commands', 'pipeline.events', 'token.commands', 'token.events', 'alerts', 'reports')
+        OR startsWith(topic, 'agent.events.') OR (topic = 'signals' AND type IN ('error.reported', 'violation.reported'))
 )
 COMMENT 'What happened in a pipeline, line by line: SELECT at, actor, what FROM pipeline_story WHERE pipeline_id = … ORDER BY position.';

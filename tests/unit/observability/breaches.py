@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+from sluice_contracts.diagnosis import diagnostic_spawn
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
-from sluice_contracts.messages import Message, alert, report, signal, token
-from tests.unit.observability.events import Teller, spawning, turn
+from sluice_contracts.messages import Message, agent, alert, pipeline, report, signal, token
+from sluice_contracts.messages.base import ArtifactRef, Body, Usage
+from tests.unit.observability.events import START_MS, Teller, spawning, turn
 
 HOUR_MS = 3_600_000
+FINDINGS = {
+    "cause": "The provider was away.",
+    "evidence": ["handoff.json: provider_unavailable 6"],
+    "recommendations": ["Wait for it.", "Start again from turn 1."],
+}
 
 
 class Safeguard:
@@ -41,7 +49,9 @@ class Safeguard:
         grant = token.Grant(sealed="vault:v1:c2VhbGVkLXNlY3JldA==", accessor=self.child, expires_at_ms=HOUR_MS)
         return [
             self.tell(token.TokenRequest(), "spawner"),
-            self.broker(token.TokenGranted(accessor=self.root, latency_ms=5, policies=(f"sluice-{pipeline_id}",), **ends)),
+            self.broker(
+                token.TokenGranted(accessor=self.root, latency_ms=5, policies=(f"sluice-{pipeline_id}",), **ends)
+            ),
             self.tell(token.TokenRequest(agent_id=agent_id, attempt=1, queue="default"), "spawner"),
             self.broker(
                 token.TokenGranted(
@@ -90,7 +100,52 @@ def breach(teller: Teller) -> list[CloudEvent[Message]]:
     ]  # fmt: skip
 
 
+def handed_off(teller: Teller, revoked: CloudEvent[Message]) -> CloudEvent[Message]:
+    """The event of the report on it."""
+    ref = ArtifactRef(sha256="f" * 64, size_bytes=10, media_type="application/json", name="handoff.json")
+    data = report.HandoffReported(
+        cause="revocation", cause_id=revoked.id, reason="error_budget_exceeded", report=ref, markdown=ref, errors=6,
+        summary="error_budget_exceeded: 6 errors (provider_unavailable 6); 0 of 1 tasks succeeded",
+        agents_affected=(teller.agent_id,),
+    )  # fmt: skip
+    return Safeguard(teller).tell(data, "observability/o1", revoked.id)
+
+
 def reported(event: CloudEvent[Message]) -> report.HandoffReported:
     """The data of a report's event."""
     assert isinstance(event.data, report.HandoffReported)
     return event.data
+
+
+def diagnosing(about: str, cause_id: str = "cause", tenant: str = "acme") -> tuple[str, list[CloudEvent[Message]]]:
+    """The diagnostic pipeline of another one, to its end: its id, and what is told of it."""
+    ref = ArtifactRef(sha256="e" * 64, size_bytes=3)
+    pipeline_id, spawn = diagnostic_spawn(
+        pipeline_id=about, tenant=tenant, objective="find the first error", cause_id=cause_id, alert_id="alert",
+        reason="error_budget_exceeded", depth=1, report=ref, markdown=ref, artifacts=(),
+    )  # fmt: skip
+    teller = Teller(pipeline_id, tenant, START_MS + 10_000)
+    agent_id, plan = teller.agent_id, spawn.plan
+    created = {"agent_id": agent_id, "task_id": "diagnose", "role": "diagnostician", "queue": "default"}
+    return pipeline_id, [
+        teller.spawner(
+            pipeline.PipelineSpawned(
+                plan=plan, parent_pipeline_id=spawn.parent_pipeline_id, diagnosed=spawn.diagnosed
+            )
+        ),
+        teller.spawner(pipeline.AgentCreated(**created)),
+        teller.spawner(pipeline.TaskAssigned(**created, attempt=1)),
+        teller.runner(
+            agent.AgentSucceeded(
+                agent_id=agent_id, attempt=1, runner_id="r1", summary="The provider was away.",
+                result=Body(text=json.dumps(FINDINGS)),
+            )
+        ),
+        teller.spawner(pipeline.TaskSucceeded(task_id="diagnose", agent_id=agent_id, summary="The provider was away.")),
+        teller.spawner(
+            pipeline.PipelineCompleted(
+                reason="all tasks succeeded", duration_ms=42, agents_used=1, usage=Usage(cost_usd=0.25),
+                tasks={"diagnose": "succeeded"},
+            )
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,125 @@
+"""Credentials, breaches, reports and diagnoses in SQL, and that no view shows a token's sealed form."""
+
+from __future__ import annotations
+
+import pytest
+
+from sluice_contracts import codec, topics
+from sluice_contracts.messages.token import TokenExpired, TokenRevoked
+from sluice_observability.adapters.clickhouse import ClickHouse
+from sluice_observability.domain.secrets import by_strangers, clean_bytes
+from tests.unit.observability.breaches import FINDINGS, Safeguard, breach, diagnosing, handed_off
+from tests.unit.observability.doubles import Message
+from tests.unit.observability.events import Teller, failing, spawning
+from tests.unit.observability.test_views import VIEWS, stored
+
+SEALED = "c2VhbGVkLXNlY3JldA=="
+
+
+@pytest.fixture
+def broken(engine: ClickHouse) -> tuple[ClickHouse, Teller]:
+    """A log with a pipeline that broke its budget, was handed off, failed, and was diagnosed."""
+    teller = Teller("p1")
+    told = breach(teller)
+    _, diagnosed = diagnosing("p1")
+    stored(engine, [*told, handed_off(teller, told[-1]), *failing(teller), *diagnosed])
+    return engine, teller
+
+
+@pytest.mark.covers("V7", "O2")
+def test_a_credentials_life_is_a_row(broken: tuple[ClickHouse, Teller]) -> None:
+    engine, teller = broken
+    columns = (
+        "accessor, agent_id, attempt, parent_accessor, state, requested_at < granted_at, renewals, reason,"
+        " alert_id != '', grant_ms, revoke_ms, revoked_at > granted_at, expired_at, toUnixTimestamp64Milli(expires_at)"
+    )
+    assert engine.rows(f"SELECT {columns} FROM token_lives ORDER BY accessor") == [
+        (
+            "child.p1", teller.agent_id, 1, "root.p1", "revoked", True, 1, "error_budget_exceeded", True, 7, 11, True,
+            None, 7_200_000,
+        ),
+        ("root.p1", "", 0, "", "revoked", True, 0, "error_budget_exceeded", True, 5, 11, True, None, 3_600_000),
+    ]  # fmt: skip
+    rows = engine.rows("SELECT type, length(accessors), reason FROM credentials ORDER BY at, type")
+    assert rows == [
+        ("token.request", 0, ""), ("token.granted", 1, ""), ("token.request", 0, ""), ("token.granted", 1, ""),
+        ("token.renewed", 1, ""), ("token.revoked", 2, "error_budget_exceeded"),
+    ]  # fmt: skip
+
+
+@pytest.mark.covers("V7")
+def test_what_is_revoked_by_scope_or_ends_by_itself(engine: ClickHouse) -> None:
+    teller = Teller("p1")
+    safeguard = Safeguard(teller)
+    expired = TokenExpired(agent_id=teller.agent_id, attempt=1, accessor=safeguard.child)
+    unnamed = TokenRevoked(accessors=(), reason="pipeline_ended")
+    living = Safeguard(Teller("p2"))
+    events = [*safeguard.granted(), safeguard.broker(expired), safeguard.broker(unnamed), *living.granted()]
+    stored(engine, events)
+    query = "SELECT accessor, state, lived_ms IS NULL FROM token_lives ORDER BY accessor"
+    assert engine.rows(query) == [
+        ("child.p1", "expired", False), ("child.p2", "renewed", True), ("root.p1", "revoked", False),
+        ("root.p2", "granted", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.covers("O2", "O5")
+def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHouse, Teller]) -> None:
+    engine, teller = broken
+    columns = "pipeline_id, condition, action, observed, allowed, window_ms, evidence, revoked_at > raised_at"
+    assert engine.rows(f"SELECT {columns} FROM alerts") == [
+        ("p1", "error_budget_exceeded", "revoke_pipeline", 6, 5, 60_000, ["e1", "e2"], True)
+    ]
+    columns = (
+        "pipeline_id, cause, reason, errors, agents_affected, accessors, tasks, tasks_succeeded,"
+        " revoked_at < reported_at, last_turn_at IS NOT NULL, last_transcript_sha256, report_sha256"
+    )
+    assert engine.rows(f"SELECT {columns} FROM handoff_reports") == [
+        (
+            "p1", "revocation", "error_budget_exceeded", 6, [teller.agent_id], ["root.p1", "child.p1"], 1, 0, True,
+            True, "a" * 64, "f" * 64,
+        )
+    ]  # fmt: skip
+    columns = "pipeline_id, depth, state, cause, evidence, recommendations, cost_usd"
+    assert engine.rows(f"SELECT {columns} FROM diagnoses") == [
+        ("p1", 1, "COMPLETED", FINDINGS["cause"], FINDINGS["evidence"], FINDINGS["recommendations"], 0.25)
+    ]
+    query = "SELECT code, count() FROM errors WHERE pipeline_id = 'p1' GROUP BY code ORDER BY code"
+    assert engine.rows(query) == [("agent_timeout", 2), ("error_budget_exceeded", 1), ("provider_unavailable", 6)]
+    query = "SELECT type, code, api_calls, count() FROM signals GROUP BY ALL"
+    assert engine.rows(query) == [("error.reported", "provider_unavailable", 1, 6)]
+
+
+@pytest.mark.covers("O2")
+def test_the_story_of_a_breach(broken: tuple[ClickHouse, Teller]) -> None:
+    engine, teller = broken
+    agent = teller.agent_id[:8]
+    rows = engine.rows("SELECT actor, what FROM pipeline_story WHERE pipeline_id = 'p1' ORDER BY position")
+    story = [f"{actor}: {what}" for actor, what in rows]
+    for line in (
+        "vault-broker: credential root.p1 granted to the pipeline in 5 ms",
+        f"vault-broker: credential child.p1 granted to agent {agent}, attempt 1 in 7 ms",
+        f"agent-runner: error provider_unavailable of agent {agent}, attempt 1: no answer, try 1",
+        "monitor: budget broken by the pipeline, error_budget_exceeded: 6 errors within 60 s; 5 are allowed",
+        "vault-broker: credentials of the pipeline revoked (2 named): error_budget_exceeded, 6 errors within 60 s",
+        "observability: handed off: error_budget_exceeded: 6 errors (provider_unavailable 6); 0 of 1 tasks succeeded",
+    ):
+        assert line in story, story
+
+
+@pytest.mark.covers("V7")
+def test_the_log_keeps_a_sealed_token_and_no_view_shows_it(engine: ClickHouse) -> None:
+    told = breach(Teller("p1"))
+    granted = next(one for one in told if one.id == Safeguard(Teller("p1")).granted()[3].id)
+    record = codec.encode(granted, topic=topics.TOKEN_EVENTS.name, key="p1")
+    assert SEALED.encode() in (record.value or b"")
+    assert not by_strangers(topics.TOKEN_EVENTS.name)
+    assert clean_bytes(record.value or b"") == record.value
+    letter = Message("dlq.token.events", 0, 0, record.value, (("ce_type", b"record.refused"), ("dlq_topic", b"x")))
+    stored(engine, [*spawning(Teller("p2")), *told], letter)
+    raw = f"SELECT count() FROM log WHERE position(payload, '{SEALED}') > 0 AND topic = 'token.events'"
+    assert engine.rows(raw) == [(1,)]
+    for view in VIEWS:
+        if view not in ("log", "positions", "gaps", "pipeline_marks"):
+            shown = engine.rows(f"SELECT * FROM {view} WHERE 1")
+            assert SEALED not in repr(shown), view
