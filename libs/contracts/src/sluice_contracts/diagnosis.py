@@ -112,7 +112,12 @@ def diagnostic_spawn(
     )
     diagnosed = Diagnosed(pipeline_id=pipeline_id, alert_id=alert_id, depth=depth)
     spawn = PipelineSpawn(plan=plan, parent_pipeline_id=pipeline_id, diagnosed=diagnosed)
-    return ids.derived_id("diagnostic", tenant, cause_id), spawn
+    return diagnostic_id(tenant, cause_id), spawn
+
+
+def diagnostic_id(tenant: str, cause_id: str) -> str:
+    """The id of the diagnostic that is made for a message, such as `handoff.reported`."""
+    return ids.derived_id("diagnostic", tenant, cause_id)
 
 
 def _evidence(artifacts: Sequence[ArtifactRef]) -> list[ArtifactRef]:

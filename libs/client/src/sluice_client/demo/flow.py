@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sluice_client.client import Json, Sluice
+from sluice_client.demo.breach import break_a_budget
 from sluice_client.demo.incident import FirstError, first_error
-from sluice_client.demo.story import QUESTIONS, STORY, Finding, Question, findings_in_log
+from sluice_client.demo.story import QUESTIONS, STORY, Finding, findings_in_log
+from sluice_client.demo.telling import TENANT, Teller, in_time, plan_of
 from sluice_client.environment import stack_settings
-from sluice_client.errors import InputInvalid, TimedOut
+from sluice_client.errors import InputInvalid
 from sluice_client.following import follow
 from sluice_client.installation import Installation, holder
-from sluice_client.plan_files import completed, install_scenario, read_plan
 from sluice_client.running import running_stack
-from sluice_client.sql import Sql, Table
+from sluice_client.sql import Sql
 from sluice_client.stream import EventStream
 from sluice_client.wiring import RUNNER, SPAWNER, Settings
 from sluice_contracts.ids import pipeline_id
 from sluice_localstack import LocalStack, OnProgress
-from sluice_runtime.artifacts import open_artifact_store
 
 Victim = Literal["spawner", "agent-runner", "store", "none"]
 VICTIMS: tuple[Victim, ...] = ("agent-runner", "spawner", "store", "none")
@@ -39,31 +38,6 @@ MARKER = ".sluice-demo"
 """Lies in a folder that a demonstration made: the next one may empty it."""
 
 REPORT = "report.md"
-TENANT = "demo"
-
-
-class Teller(Protocol):
-    """What shows the demonstration to people."""
-
-    def chapter(self, title: str) -> None:
-        """A new part begins."""
-        ...
-
-    def event(self, event: Json) -> None:
-        """Something happened in the pipeline."""
-        ...
-
-    def remark(self, text: str) -> None:
-        """Something else to know."""
-        ...
-
-    def answer(self, question: Question, table: Table) -> None:
-        """A query and its answer."""
-        ...
-
-    def document(self, text: str) -> None:
-        """The report."""
-        ...
 
 
 @dataclass
@@ -111,7 +85,7 @@ def demonstrate(
     truth = first_error(incident)
     emptied(directory)
     began = time.monotonic()
-    teller.chapter("A stack of its own: Kafka, ClickHouse, four services")
+    teller.chapter("A stack of its own: Kafka, Vault, ClickHouse, six processes")
     with running_stack(_settings(directory), progress) as (stack, installation):
         teller.remark(f"ready after {time.monotonic() - began:.1f} s; api {installation.api_url}")
         with Sluice(installation.needed_api_url(), tenant=TENANT) as sluice, Sql.of(installation) as sql:
@@ -142,6 +116,7 @@ def demonstrate(
                 outcome.findings.append(
                     Finding(f"{victim} was killed in the middle", False, "the pipeline was too short")
                 )
+            outcome.findings += break_a_budget(stack, installation, sluice, sql, incident, teller, timeout_s=timeout_s)
     return outcome
 
 
@@ -179,20 +154,11 @@ def emptied(directory: Path) -> None:
         raise InputInvalid(f"{directory} can't be used for the demonstration's data: {error}") from error
 
 
-def _plan(installation: Installation, incident: Path) -> dict[str, Any]:
-    file = read_plan(incident / "plan.yaml")
-    store = open_artifact_store(installation.artifacts_url or "")
-    plan = asyncio.run(completed(file, [], store))
-    if file.scenario is not None and installation.model_provider == "scripted":
-        plan["model"] = install_scenario(file.scenario, Path(installation.scenarios_directory or ""))
-    return plan
-
-
 def _run(
     stack: LocalStack, installation: Installation, sluice: Sluice, incident: Path, truth: FirstError,
     victim: Victim, teller: Teller, timeout_s: float,
 ) -> tuple[Outcome, Json]:  # fmt: skip
-    plan = _plan(installation, incident)
+    plan = plan_of(installation, incident)
     who = "a scenario in place of a model" if "model" in plan else f"a live model ({installation.model_provider})"
     teller.chapter(f"Three agents on {len(plan['inputs'])} files of an incident; answers come from {who}")
     key = str(uuid.uuid4())
@@ -201,22 +167,13 @@ def _run(
     last: Json = {}
     with EventStream(sluice.url, pipeline_id(TENANT, key)) as stream:
         accepted = sluice.spawn(plan, dedupe_key=key)
-        for event in _in_time(follow(sluice, stream, fresh=True), accepted.pipeline_id, timeout_s):
+        for event in in_time(follow(sluice, stream, fresh=True), accepted.pipeline_id, timeout_s):
             teller.event(event)
             killer.saw(event)
             last = event
     seconds = time.monotonic() - began
     state = sluice.wait(accepted.pipeline_id, timeout_s=BACK_TIMEOUT_S)["state"]
     return Outcome(accepted.pipeline_id, state, seconds, truth, killer.killed), last
-
-
-def _in_time(events: Iterator[Json | None], pipeline: str, timeout_s: float) -> Iterator[Json]:
-    until = time.monotonic() + timeout_s
-    for event in events:
-        if event is not None:
-            yield event
-        if time.monotonic() > until:
-            raise TimedOut(f"pipeline {pipeline} has not ended after {timeout_s:g} s; give it longer: --timeout-s")
 
 
 class _Killer:

@@ -1,0 +1,120 @@
+"""The second act: a pipeline breaks its error budget, loses its credentials, is handed off and diagnosed."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from sluice_client.client import Json, Sluice
+from sluice_client.demo.story import Finding, Question
+from sluice_client.demo.telling import TENANT, Teller, in_time, plan_of
+from sluice_client.following import follow
+from sluice_client.installation import Installation
+from sluice_client.sql import Sql
+from sluice_client.stream import EventStream
+from sluice_contracts.diagnosis import diagnostic_id
+from sluice_contracts.ids import pipeline_id
+from sluice_localstack import LocalStack
+
+FOLDER = "reconciliation"
+"""Beside the incident."""
+
+DIAGNOSTIC_TIMEOUT_S = 60.0
+"""Three turns of a scenario, after its spawn and its credentials."""
+
+QUESTIONS: Sequence[Question] = (
+    Question(
+        "What broke, and what was allowed",
+        "SELECT formatDateTime(raised_at, '%H:%i:%S.%f') AS at, condition, observed, allowed, action, detail\n"
+        "FROM alerts WHERE pipeline_id = {id:String}",
+    ),
+    Question(
+        "What was revoked, when, and why",
+        "SELECT if(agent_id = '', 'the pipeline', concat('agent ', left(agent_id, 8))) AS whose, accessor, state,\n"
+        "       formatDateTime(granted_at, '%H:%i:%S.%f') AS granted,\n"
+        "       formatDateTime(revoked_at, '%H:%i:%S.%f') AS revoked, revoke_ms, reason\n"
+        "FROM token_lives WHERE pipeline_id = {id:String} ORDER BY granted_at",
+    ),
+    Question(
+        "The handoff report",
+        "SELECT formatDateTime(reported_at, '%H:%i:%S.%f') AS at, summary, left(markdown_sha256, 12) AS markdown\n"
+        "FROM handoff_reports WHERE pipeline_id = {id:String}",
+    ),
+    Question(
+        "What the diagnostic found",
+        "SELECT cause, evidence, recommendations FROM diagnoses WHERE pipeline_id = {id:String}",
+    ),
+)
+
+COUNTS = (
+    "SELECT countIf(type = 'alert.raised') AS alerts, countIf(type = 'handoff.reported') AS reports,"
+    " countIf(type = 'pipeline.failed') AS ends, minIf(append_time, type = 'token.revoked') AS revoked_at,"
+    " minIf(append_time, type = 'handoff.reported') AS reported_at,"
+    " minIf(append_time, type = 'pipeline.failed') AS failed_at"
+    " FROM events WHERE pipeline_id = {id:String}"
+)
+ACCESSORS = "SELECT accessor FROM token_lives WHERE pipeline_id = {id:String}"
+DIAGNOSIS = "SELECT cause FROM diagnoses WHERE pipeline_id = {id:String}"
+
+
+def break_a_budget(
+    stack: LocalStack,
+    installation: Installation,
+    sluice: Sluice,
+    sql: Sql,
+    incident: Path,
+    teller: Teller,
+    *,
+    timeout_s: float,
+) -> list[Finding]:
+    """Runs the pipeline that is meant to fail, and its diagnostic; tells what the log says; returns what must hold.
+
+    A scenario answers, whatever model the installation has: a live one might notice in time.
+
+    Raises:
+        TimedOut: One of both has not ended in time.
+    """
+    teller.chapter("A second pipeline breaks its error budget: more than five errors within a minute")
+    plan = plan_of(installation, incident.with_name(FOLDER), scripted=True)
+    key = str(uuid.uuid4())
+    began = time.monotonic()
+    reported: Json = {}
+    last: Json = {}
+    with EventStream(sluice.url, pipeline_id(TENANT, key)) as stream:
+        accepted = sluice.spawn(plan, dedupe_key=key)
+        for event in in_time(follow(sluice, stream, fresh=True), accepted.pipeline_id, timeout_s):
+            teller.event(event)
+            reported = event if event["type"] == "handoff.reported" else reported
+            last = event
+    teller.remark(f"revoked, handed off and FAILED after {time.monotonic() - began:.1f} s; a diagnostic finds out why")
+    ended = sluice.wait(diagnostic_id(TENANT, reported.get("id", "")), timeout_s=DIAGNOSTIC_TIMEOUT_S)
+    for _ in sluice.story(ended["pipeline_id"], after=last["position"]):
+        break  # now the log has come as far as the end
+    for question in QUESTIONS:
+        teller.answer(question, sql.table(question.sql, {"id": accepted.pipeline_id}))
+    return _findings(stack, sql, accepted.pipeline_id, ended["state"])
+
+
+def _findings(stack: LocalStack, sql: Sql, pipeline: str, diagnosed: str) -> list[Finding]:
+    given = {"id": pipeline}
+    counts = sql.rows(COUNTS, given)[0]
+    found = {name: int(counts[name]) for name in ("alerts", "reports", "ends")}
+    accessors = {str(row["accessor"]) for row in sql.rows(ACCESSORS, given)}
+    causes = [str(row["cause"]) for row in sql.rows(DIAGNOSIS, given)]
+    moments = [str(counts[name]) for name in ("revoked_at", "reported_at", "failed_at")]
+    findings = [
+        Finding(
+            "the budget broke once: one alert, one report, one end",
+            set(found.values()) == {1},
+            ", ".join(f"{count} {name}" for name, count in found.items()),
+        ),
+        Finding("it was revoked, then handed off, then failed", moments == sorted(moments), ", ".join(moments)),
+        Finding("its diagnostic has found a cause", diagnosed == "COMPLETED" and bool(causes), "; ".join(causes)),
+    ]
+    if stack.vault is not None:
+        living = set(stack.vault.admin().list("auth/token/accessors")) & accessors
+        asked = f"{len(accessors)} asked for, {len(living)} live"
+        findings.append(Finding("Vault knows none of its tokens any more", bool(accessors) and not living, asked))
+    return findings
