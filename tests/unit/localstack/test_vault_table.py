@@ -32,7 +32,7 @@ def test_the_role_of_pipelines_is_as_the_specification_says() -> None:
 def test_each_queue_has_a_key_and_a_policy_that_its_runners_have() -> None:
     table = vault_table(["review", "default", "default"])
     queues = ["sluice-queue-default", "sluice-queue-review"]
-    assert list(table.transit_keys) == queues
+    assert list(table.transit_keys) == ["sluice-broker", *queues]
     for key in table.transit_keys.values():
         assert key == {"type": "aes256-gcm96", "derived": True, "exportable": False, "allow_plaintext_backup": False}
     assert table.approle_roles[names.RUNNER]["token_policies"] == ["agent-runner", *queues]

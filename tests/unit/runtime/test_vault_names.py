@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 
 import pytest
 from hypothesis import given
@@ -27,7 +26,7 @@ def test_a_pipeline_s_policy_names_its_own_paths() -> None:
 
 @pytest.mark.covers("V2")
 @pytest.mark.parametrize(
-    "wrong", ["", "*", "+", ID.upper(), f"{ID}/*", f"{ID}\n", f'{ID}" {{}} path "*', ID[:-1], f"{ID}0", "../" + ID]
+    "wrong", ["", "*", "+", f"{ID}/*", f"{ID}/+", f"{ID}\n", f'{ID}" {{}} path "*', "../" + ID, "x" * 129, "{ID}"]
 )
 def test_nothing_but_an_id_gets_into_a_policy(wrong: str) -> None:
     for make in (names.pipeline_policy, names.pipeline_policy_name):
@@ -35,10 +34,23 @@ def test_nothing_but_an_id_gets_into_a_policy(wrong: str) -> None:
             make(wrong)
 
 
-@given(st.uuids().map(str), st.uuids().map(str))
+IDS = st.from_regex(IDENTIFIER_PATTERN, fullmatch=True) | st.uuids().map(str)
+
+
+@pytest.mark.covers("V2")
+@given(IDS, IDS)
 def test_two_pipelines_have_two_policies(one: str, other: str) -> None:
+    """Vault writes the names of policies in lower case."""
     assert (names.pipeline_policy(one) == names.pipeline_policy(other)) == (one == other)
-    assert uuid.UUID(names.pipeline_policy_name(one).removeprefix("sluice-pipeline-")) == uuid.UUID(one)
+    found = [names.pipeline_policy_name(each) for each in (one, other)]
+    assert (found[0] == found[1]) == (one == other)
+    assert found == [name.lower() for name in found]
+
+
+@pytest.mark.covers("V2")
+def test_ids_that_differ_in_case_only_share_no_policy() -> None:
+    assert names.pipeline_policy_name("Order-7") != names.pipeline_policy_name("order-7")
+    assert names.pipeline_policy_name(ID.upper()) != names.pipeline_policy_name(ID)
 
 
 @given(st.from_regex(IDENTIFIER_PATTERN, fullmatch=True))
@@ -53,6 +65,5 @@ def test_a_queue_has_a_key_of_its_own_or_none(queue: str) -> None:
 
 
 @pytest.mark.covers("V4")
-def test_a_grant_is_bound_to_pipeline_and_agent() -> None:
-    assert names.grant_context("p", "a") == b"p/a"
-    assert names.grant_context(ID, "a") != names.grant_context(ID, "b")
+def test_a_grant_is_bound_to_pipeline_agent_and_attempt() -> None:
+    assert names.grant_context("p", "a", 2) == "p/a/2"
