@@ -13,8 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from sluice_agent_runner.settings import RunnerSettings
+from sluice_client.cli import app
 from sluice_contracts.topics import Principal
 from sluice_observability.settings import ApiSettings, StoreSettings
 from sluice_runtime.connection import KafkaConnection
@@ -186,6 +189,30 @@ def test_kafka_has_an_address_for_the_services_and_one_for_this_host(prepared: P
         assert connection.username == path.stem
         assert f"name={connection.username},password={connection.password}]" in (secrets / "kafka/users").read_text()
     assert f"127.0.0.1:{advertised['HOST'].rpartition(':')[2]}" in SERVICES["kafka"]["ports"][0]
+
+
+@pytest.mark.covers("D1")
+def test_vault_is_opened_and_filled_by_the_command(prepared: Path) -> None:
+    service = SERVICES["vault-apply"]
+    arguments = service["command"]
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    group = command.commands["vault"]
+    assert isinstance(group, TyperGroup)
+    known = {option for parameter in group.commands[arguments[1]].params for option in parameter.opts}
+    options = dict(zip(arguments[2::2], arguments[3::2], strict=True))
+    assert set(options) <= known
+    mounts = {target: source for source, target in mounts_of(service)}
+    for option in ("--keys", "--credentials"):
+        source = prepared / mounts[str(Path(options[option]).parent)]
+        assert source.stat().st_mode & 0o777 == 0o700
+    assert options["--roles"] in mounts
+    assert str(Path(options["--audit-file"]).parent) in [target for _, target in mounts_of(SERVICES["vault"])]
+    assert service["environment"]["VAULT_ADDR"] == "http://vault:8200"
+    configuration = (ROOT / "deploy" / "compose" / "vault.hcl").read_text()
+    storage = re.search(r'path += "([^"]+)"', configuration)
+    assert storage is not None
+    assert storage[1] in [target for _, target in mounts_of(SERVICES["vault"])]
 
 
 def test_nothing_listens_but_on_loopback() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sluice_client.errors import InputInvalid
 from sluice_client.wiring import RUNNER, Settings
-from sluice_localstack.vault.table import PIPELINE_MAX_TTL
+from sluice_localstack import SettingInvalid
+from sluice_localstack.vault.table import PIPELINE_MAX_TTL, seconds
 from sluice_runtime.connection import ClickHouseAddress
 
 MODEL_KEY = "OPENROUTER_API_KEY"
@@ -58,7 +59,7 @@ def stack_settings(data_directory: Path, environment: Mapping[str, str] | None =
         sql_password_file=_file(given, "SLUICE_SQL_PASSWORD_FILE"),
         sql_readonly=given.get("SLUICE_SQL_READONLY", "").lower() not in ("false", "0"),
         model_provider=provider,
-        vault_pipeline_max_ttl=given.get("SLUICE_VAULT_PIPELINE_MAX_TTL") or PIPELINE_MAX_TTL,
+        vault_pipeline_max_ttl=_time(given, "SLUICE_VAULT_PIPELINE_MAX_TTL", PIPELINE_MAX_TTL),
         environment={name: value for name, value in given.items() if name.startswith("SLUICE_") and name not in OURS},
         service_environment={RUNNER: runner},
     )
@@ -82,6 +83,15 @@ def _partitions(text: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000:
         raise InputInvalid(f"SLUICE_PARTITIONS={text[:80]!r}: it is a number from 1 to 1000")
     return int(text)
+
+
+def _time(given: Mapping[str, str], name: str, default: str) -> str:
+    text = given.get(name) or default
+    try:
+        seconds(text)
+    except SettingInvalid as error:
+        raise InputInvalid(f"{name}: {error}") from None
+    return text
 
 
 def _file(given: Mapping[str, str], name: str) -> Path | None:

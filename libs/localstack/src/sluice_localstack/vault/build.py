@@ -38,7 +38,7 @@ GO_MODULE_SETTINGS = (
 )  # fmt: skip
 """How this machine reaches a module proxy, if not by Go's defaults. Handed on as it is."""
 
-SOURCES = Path(__file__).with_name("server")
+SOURCES = Path(__file__).with_name("program")
 """The program's own source, the stubs, go.mod and go.sum."""
 
 

@@ -64,17 +64,13 @@ class VaultClient:
         self._login = login
         session = requests.Session()
         session.trust_env = False
-        verify: bool | str = login.address.ca_file or _system_authorities()
+        session.verify = login.address.ca_file or _system_authorities()
         self._client = hvac.Client(
             url=login.address.url,
             token=login.token or "",  # None would have hvac look for one in the environment and the home directory
-            verify=verify,
             timeout=CALL_TIMEOUT_S,
-            session=session,
-            allow_redirects=True,
+            session=session,  # whose `verify` counts, not the client's
         )
-        self._client.session.verify = verify
-        self._client.session.trust_env = False
         self._logged_in = login.token is not None
 
     # -- without a token
