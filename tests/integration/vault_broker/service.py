@@ -88,7 +88,7 @@ class World:
             "SLUICE_KAFKA_CREDENTIALS_FILE": str(credentials),
             "SLUICE_TOPIC_PREFIX": self.prefix,
             "SLUICE_QUEUES": ",".join(QUEUES),
-            "SLUICE_SESSION_TIMEOUT_MS": "3000",
+            "SLUICE_SESSION_TIMEOUT_MS": "1000",
             "SLUICE_RECONCILE_INTERVAL_S": "1",
             **vault.environment(),
             **{f"SLUICE_{name.upper()}": str(value) for name, value in settings.items()},
