@@ -101,6 +101,7 @@ class VaultWorld:
         self.foreign = [login, other.mint_root(login.token, label, ttl_s=80_000, max_ttl_s=80_000)]
         for minted in self.foreign:
             self.store.tokens[minted.accessor].expires_at_ms = 2**53
+        self.store.unfinished.append("accessor-0")
         self.store.fault = self._strike
         self.commands: list[CloudEvent[Message]] = []
         self.pipelines = [str(UUID(int=self.random.getrandbits(128))) for _ in range(3)]
