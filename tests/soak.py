@@ -1,6 +1,6 @@
 """`make soak`: the long counts. Writes docs/soak.md, with the seeds, so that anybody can run the same again.
 
-python -m tests.soak [--seeds 2000] [--kills 200] [--first-seed 0]
+python -m tests.soak [--seeds 2000] [--credential-seeds 1000] [--kills 200] [--first-seed 0]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.faults.test_kills import kill_at_random
 from tests.faults.verifying import SETTINGS, verify
 from tests.installation import SERVICES, Installation
+from tests.simulation.vault_world import KINDS, VaultWorld
 from tests.simulation.world import World
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "soak.md"
@@ -63,6 +64,34 @@ def simulation(first: int, seeds: int) -> Row:
     return Row("simulation", seeds, f"{first}–{first + seeds - 1}", "; ".join(failed) or "none", minutes)
 
 
+def simulate_credentials(first: int) -> list[str]:
+    """Runs a block of seeds of the vault-broker, each kind of fault by itself and all together; returns what failed."""
+    failed = []
+    for seed in range(first, first + BLOCK):
+        for kind in (*KINDS, "all"):
+            world = VaultWorld(seed, KINDS.get(kind))
+            try:
+                world.run()
+                world.check()
+            except Exception as error:
+                failed.append(f"seed {seed}, {kind}: {type(error).__name__}: {error}")
+    return failed
+
+
+def credentials(first: int, seeds: int) -> Row:
+    """All seeds of the vault-broker, on all cores."""
+    started, failed = time.monotonic(), []
+    with ProcessPoolExecutor() as pool:
+        for number, found in enumerate(pool.map(simulate_credentials, range(first, first + seeds, BLOCK)), 1):
+            failed += found
+            print(f"credentials: {number * BLOCK} of {seeds} seeds, {len(failed)} failed", flush=True)
+    for one in failed:
+        print(one)
+    minutes, courses = (time.monotonic() - started) / 60, seeds * (len(KINDS) + 1)
+    what = f"simulation of credentials, each of {len(KINDS)} kinds of fault by itself and all together"
+    return Row(what, courses, f"{first}–{first + seeds - 1}", "; ".join(failed) or "none", minutes)
+
+
 def kills(service: str, count: int) -> Row:
     """Kills of one service on a real installation."""
     started = time.monotonic()
@@ -105,9 +134,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2_000)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--credential-seeds", type=int, default=1_000)
     parser.add_argument("--kills", type=int, default=200)
     options = parser.parse_args()
-    rows = [simulation(options.first_seed, options.seeds)]
+    rows = [simulation(options.first_seed, options.seeds), credentials(options.first_seed, options.credential_seeds)]
     rows += [kills(service, options.kills) for service in SERVICES]
     PAGE.write_text(render(iter(rows)))
     print(PAGE.read_text())

@@ -49,6 +49,7 @@ class MemoryStore:
         tokens: By accessor; those that have ended are gone.
         made: Every token that was ever made, by accessor.
         revoked: Accessors that were ended by a call, with when; their subtrees, too.
+        unfinished: Accessors without a token, as Vault may leave them when a caller dies; it refuses to look them up.
         fault: Asked before and after each call, with its name; raises what the call shall raise.
     """
 
@@ -60,6 +61,7 @@ class MemoryStore:
     sealed: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     fault: Callable[[str, bool], None] = lambda name, after: None
+    unfinished: list[str] = field(default_factory=list)
     count: int = 0
 
     def now_ms(self) -> int:
@@ -182,10 +184,12 @@ class MemoryVault:
     def accessors(self) -> list[str]:
         with _Call(self.store, "accessors"):
             self.store.expire()
-            return list(self.store.tokens)
+            return [*self.store.tokens, *self.store.unfinished]
 
     def lookup(self, accessor: str) -> Label | None:
         with _Call(self.store, "lookup"):
+            if accessor in self.store.unfinished:
+                raise VaultRefused("lookup: permission denied")
             token = self._known(accessor)
             return token.label if token.installation == self._installation else None
 

@@ -66,8 +66,10 @@ def test_what_is_there_or_on_its_way_is_not_answered_again(world: World, lives: 
 
 @pytest.mark.covers("V3")
 def test_an_agent_below_an_agent(world: World) -> None:
-    world.grant("lead")
-    world.request("helper", parent="lead")
+    world.request("lead")
+    world.request("helper", parent="lead")  # at once: it waits for it
+    world.mint()
+    world.mint("lead")
     [granted] = world.mint("helper")
     assert isinstance(granted, TokenGranted)
     assert granted.parent_accessor == world.token("lead").accessor

@@ -62,8 +62,8 @@ class _Own:
 class Connection:
     """Calls of Vault, as the broker or with another token.
 
-    Guarantees: no token is in an error or a log. The broker's own token is renewed, and got anew when it has ended, and
-    once for each call that Vault refuses: it may have lost the token.
+    Guarantees: no token is in an error or a log. The broker's own token is renewed, and got anew, once for a call, when it
+    has ended or Vault does not know it any more.
     """
 
     def __init__(self, place: VaultPlace) -> None:
@@ -84,6 +84,8 @@ class Connection:
         try:
             return self.ask_with(own, method, path, body, **more)
         except _Denied:
+            if self._works(own):
+                raise
             self._log_in(instead_of=own)
             return self.ask_with(self._own.token, method, path, body, **more)
 
@@ -106,6 +108,14 @@ class Connection:
         return answer if isinstance(answer, dict) else {}
 
     # The broker's own token
+
+    def _works(self, token: SecretStr) -> bool:
+        """Whether the broker's token is one: then it is a right that lacks, and another login would not help."""
+        try:
+            self.ask_with(token, "GET", "auth/token/lookup-self")
+        except VaultRefused:
+            return False
+        return True
 
     def _own_token(self) -> SecretStr:
         now_s, own = time.monotonic(), self._own

@@ -19,7 +19,7 @@ from sluice_vault_broker.adapters.inputs import injected
 from sluice_vault_broker.adapters.schedule import Schedule
 from sluice_vault_broker.domain.facts import OrphanFound, TokenGone
 from sluice_vault_broker.domain.state import TokenEntity
-from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault
+from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,23 @@ class Reconciler:
         yield from self._sweep_policies()
 
     def _look_up(self, accessors: set[str]) -> Calls:
+        """Asks whose the tokens are that nobody knows, each once.
+
+        Vault may list an accessor whose token it did not finish making, because whoever asked died; it refuses to look
+        such a one up, and that is no reason to leave the others alone.
+        """
         self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
+        refused, last = 0, ""
         for accessor in sorted(accessors - self._labels.keys()):
             if not self._holdings.knows(accessor):
                 try:
                     self._labels[accessor] = yield partial(self._vault.lookup, accessor)
                 except TokenUnknown:
                     continue
+                except VaultRefused as fault:
+                    refused, last = refused + 1, str(fault)
+        if refused:
+            log.info("Vault refuses to say whose %d tokens are; the last time: %s", refused, last)
 
     def _tell_orphans(self) -> None:
         for accessor, label in self._labels.items():

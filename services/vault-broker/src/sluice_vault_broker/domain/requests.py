@@ -122,12 +122,12 @@ def _want(builder: DecisionBuilder, message: TokenRequest) -> None:
 def _parent(builder: DecisionBuilder, message: TokenRequest) -> str | None:
     """Whose token it shall be below: the named agent's, unless that one waits to be below this one."""
     above = message.parent_agent_id
-    while above is not None and above != message.agent_id:
+    while above is not None:
+        if above == message.agent_id:
+            return None
         token = builder.view.find_token(above)
-        if token is None or token.lives:
-            return message.parent_agent_id
-        above = token.parent_agent_id
-    return None
+        above = None if token is None or token.lives else token.parent_agent_id
+    return message.parent_agent_id
 
 
 def _begin(builder: DecisionBuilder) -> None:

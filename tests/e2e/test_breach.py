@@ -1,0 +1,167 @@
+"""The gate on the real stack: a credential per attempt, gone the moment the budget breaks, and what follows."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from sluice_contracts import codec, diagnosis
+from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages.agent import AgentGrantOpened, AgentTurnFinished
+from sluice_contracts.messages.alert import AlertRaised
+from sluice_contracts.messages.base import Message
+from sluice_contracts.messages.pipeline import (
+    AgentStateChanged,
+    PipelineCompleted,
+    PipelineFailed,
+    PipelineSpawned,
+    TaskRetried,
+)
+from sluice_contracts.messages.report import HandoffReported
+from sluice_contracts.messages.signal import ViolationReported
+from sluice_contracts.messages.token import TokenGranted, TokenRevoke, TokenRevoked
+from tests.installation import QUEUE, TENANT, Installation
+
+SAID = f"agent.events.{QUEUE}"
+
+FAILS = """
+agents:
+  - turns:
+      - {text: look, tool_calls: [{name: read_file, arguments: {path: missing.txt}}], delay_ms: 20, repeat: 400}
+  - role: diagnostician
+    turns:
+      - {text: read, tool_calls: [{name: read_file, arguments: {path: handoff.md}}]}
+      - text: found
+        capture: [{tool: read_file, pattern: '(?P<errors>[0-9]+) errors '}]
+        tool_calls:
+          - name: finish
+            arguments:
+              summary: the file is missing
+              result: '{"cause": "missing.txt is missing", "evidence": [], "recommendations": ["lay it in"]}'
+"""
+WORKS = """
+agents:
+  - turns:
+      - {text: look, tool_calls: [{name: list_files}], delay_ms: 50, repeat: 400}
+  - role: diagnostician
+    turns:
+      - tool_calls:
+          - name: finish
+            arguments:
+              summary: seen
+              result: '{"cause": "somebody said so", "evidence": [], "recommendations": []}'
+"""
+
+
+def tell(installation: Installation, topic: str, pipeline: str, data: Message) -> None:
+    """A record of another system's."""
+    event = CloudEvent(str(uuid.uuid4()), "dlp-scanner", TENANT, pipeline, time.time_ns() // 1_000_000, data)
+    installation.write([codec.encode(event, topic=topic, key=pipeline)])
+
+
+def living(installation: Installation) -> set[str]:
+    """The accessors of all tokens that Vault knows."""
+    assert installation.stack.vault is not None
+    return set(installation.stack.vault.admin().list("auth/token/accessors"))
+
+
+def accessors(installation: Installation, pipeline: str) -> set[str]:
+    return {one.data.accessor for one in installation.events(pipeline, TokenGranted, "token.events")}
+
+
+def ended_well(
+    installation: Installation, pipeline: str, reason: str, *, diagnosed: bool
+) -> dict[str, CloudEvent[Any]]:
+    """What must hold of every full revocation, however it came; returns the events by type."""
+    failed = installation.await_event(pipeline, PipelineFailed)
+    assert failed.data.problem is not None
+    assert failed.data.problem.code == failed.data.reason == reason
+    [report] = installation.events(pipeline, HandoffReported, "reports")
+    revoked = [one for one in installation.events(pipeline, TokenRevoked, "token.events") if one.data.reason == reason]
+    assert len(revoked) == 1
+    assert revoked[0].data.agent_id is None
+    assert report.data.cause_id == revoked[0].id
+    assert revoked[0].time_ms <= report.time_ms <= failed.time_ms
+    assert failed.causation_id == report.id
+    states = [one.data.to_state for one in installation.events(pipeline, AgentStateChanged)]
+    assert states[-1] == "TERMINATED"
+    granted = accessors(installation, pipeline)
+    assert len(granted) >= 2, "the pipeline's own, and its agent's"
+    assert granted <= set(revoked[0].data.accessors)
+    assert not granted & living(installation), "Vault knows none of them"
+    turns = [one.time_ms for one in installation.events(pipeline, AgentTurnFinished, SAID)]
+    diagnostic = diagnosis.diagnostic_id(TENANT, report.id)
+    if diagnosed:
+        spawned = installation.await_event(diagnostic, PipelineSpawned)
+        assert spawned.data.parent_pipeline_id == pipeline
+        assert spawned.data.diagnosed is not None
+        assert spawned.data.diagnosed.pipeline_id == pipeline
+        installation.await_event(diagnostic, PipelineCompleted)
+        own = accessors(installation, diagnostic)
+        assert own.isdisjoint(granted), "it has a root token of its own"
+        installation.until(lambda: not own & living(installation), what="the diagnostic's tokens are gone with it")
+    else:
+        installation.log.catch_up()
+        assert installation.events(diagnostic, PipelineSpawned) == []
+    return {"failed": failed, "report": report, "revoked": revoked[0], "turns": turns}  # type: ignore[dict-item]
+
+
+@pytest.mark.covers("V1", "V3", "V5", "V7", "O4", "O5", "O6")
+def test_errors_break_the_budget(installation: Installation) -> None:
+    pipeline = installation.spawn(installation.scenario("fails", FAILS))
+    found = ended_well(installation, pipeline, "error_budget_exceeded", diagnosed=True)
+    [alert] = installation.events(pipeline, AlertRaised, "alerts")
+    assert (alert.data.observed, alert.data.limit, alert.data.action) == (6, 5, "revoke_pipeline")
+    assert found["revoked"].data.alert_id == alert.id
+    [opened] = installation.events(pipeline, AgentGrantOpened, SAID)
+    assert opened.data.accessor in found["revoked"].data.accessors
+    where = f"FROM diagnoses WHERE pipeline_id = '{pipeline}'"
+    installation.until(lambda: installation.sql(f"SELECT 1 AS one {where} AND state = 'COMPLETED'"), what="a diagnosis")
+    [row] = installation.sql(f"SELECT cause, alert_id {where}")
+    assert row == {"cause": "missing.txt is missing", "alert_id": alert.id}
+    lives = installation.sql(f"SELECT state, reason, alert_id FROM token_lives WHERE pipeline_id = '{pipeline}'")
+    assert lives == [{"state": "revoked", "reason": "error_budget_exceeded", "alert_id": alert.id}] * 2
+
+
+@pytest.mark.covers("V5", "O6")
+def test_another_system_reports_a_violation(installation: Installation) -> None:
+    pipeline = installation.spawn(installation.scenario("works", WORKS))
+    installation.await_event(pipeline, AgentTurnFinished, topic=SAID)
+    violation = ViolationReported(policy="no-customer-data", severity="CRITICAL", detail="an address in a prompt")
+    tell(installation, "signals", pipeline, violation)
+    ended_well(installation, pipeline, "policy_violation", diagnosed=True)
+    [alert] = installation.events(pipeline, AlertRaised, "alerts")
+    assert alert.data.condition == "policy_violation"
+
+
+@pytest.mark.covers("V5")
+def test_a_person_revokes_by_a_record(installation: Installation) -> None:
+    pipeline = installation.spawn(installation.scenario("works", WORKS))
+    installation.await_event(pipeline, AgentTurnFinished, topic=SAID)
+    tell(installation, "token.commands", pipeline, TokenRevoke(detail="the key has leaked"))
+    found = ended_well(installation, pipeline, "manual", diagnosed=False)
+    assert found["revoked"].data.detail == "the key has leaked"
+
+
+@pytest.mark.covers("V3", "V5", "W10")
+def test_one_agent_s_token_is_revoked_and_the_task_goes_on(installation: Installation) -> None:
+    pipeline = installation.spawn(installation.scenario("works", WORKS))
+    first = installation.await_event(pipeline, AgentTurnFinished, topic=SAID)
+    agent_id = first.data.agent_id
+    tell(installation, "token.commands", pipeline, TokenRevoke(agent_id=agent_id, detail="not this one"))
+    retried = installation.await_event(pipeline, TaskRetried)
+    assert retried.data.problem.code == "manual"
+    later = installation.await_event(pipeline, AgentTurnFinished, lambda turn: turn.attempt == 2, topic=SAID)
+    assert later.data.turn > 1, "from the last finished turn on"
+    granted = {
+        (one.data.agent_id, one.data.attempt): one.data.accessor
+        for one in installation.events(pipeline, TokenGranted, "token.events")
+    }
+    alive = living(installation)
+    assert granted[agent_id, 1] not in alive
+    assert {granted[None, None], granted[agent_id, 2]} <= alive
+    tell(installation, "token.commands", pipeline, TokenRevoke())
+    installation.await_event(pipeline, PipelineFailed)
