@@ -47,7 +47,7 @@ IN_PART = {
     "A3": "created, busy, waiting, succeeded, error, terminated; no phases, progress, pause, hand-over, other names",
     "W1": "roles as files; the teams' roles are not shipped",
     "W3": "scripted, and OpenAI-compatible against a local endpoint, never tried with a live model; no Anthropic API, "
-    "`recorded`, fallback models, rate limits of our own, keys from Vault",
+    "`recorded`, fallback models, rate limits of our own",
     "W4": "list, read, search, write an artifact, ask a person, finish",
     "W5": "no tool runs a program; no secret in an environment",
     "W6": "workspaces of files; no git",

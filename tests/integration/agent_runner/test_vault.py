@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -295,3 +299,31 @@ def test_a_vault_that_hangs_keeps_no_more_than_its_own_threads_waiting(tmp_path:
             vault.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.covers("W2", "V4")
+def test_the_page_s_examples_open_a_grant(real: RealVault, tmp_path: Path) -> None:
+    """What docs/producing.md tells other programs to do."""
+    sealed, token = real.grant("q", CONTEXT)
+    real.write_key("openrouter", api_key="key-one")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "producing.md").read_text()
+    files = real.credentials.files("agent-runner")
+    role_id, secret_id = (file.read_text().strip() for file in (files.role_id_file, files.secret_id_file))
+    (python,) = re.findall(r"```python\n(import base64, hvac.*?)```", page, re.DOTALL)
+    given: dict[str, Any] = {
+        "VAULT_ADDR": real.url, "role_id": role_id, "secret_id": secret_id, "pipeline_id": "pipeline-1", "queue": "q",
+        "run": {"agent_id": "agent-1", "attempt": 1, "grant": {"sealed": sealed}},
+    }  # fmt: skip
+    exec(python, given)
+    assert given["key"] == "key-one"
+    (shell,) = re.findall(r"```sh\n(login=.*?)```", page, re.DOTALL)
+    if shutil.which("curl") is None or shutil.which("jq") is None:
+        return
+    (tmp_path / "role-id").write_text(role_id)
+    (tmp_path / "secret-id").write_text(secret_id)
+    environment = {
+        "PATH": os.environ["PATH"], "VAULT_ADDR": real.url, "QUEUE": "q", "SEALED": sealed,
+        "PIPELINE_ID": "pipeline-1", "AGENT_ID": "agent-1", "ATTEMPT": "1",
+    }  # fmt: skip
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert done.stdout.decode() == token

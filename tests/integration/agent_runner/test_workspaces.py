@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 from collections.abc import Awaitable, Callable
@@ -294,6 +295,38 @@ def test_a_missing_input_fails_the_task(tmp_path: Path) -> None:
             await place.open(ArtifactRef(sha256="0" * 64, size_bytes=1, name="a.log"))
         assert caught.value.code == "input_missing"
         assert list(place.home.iterdir()) == []
+
+    on(tmp_path, scenario)
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(
+    ("tool", "arguments", "breaks"),
+    [
+        ("read_file", {"path": "file"}, "symlink_escape"),
+        ("read_file", {"path": "folder/secret"}, "symlink_escape"),
+        ("list_files", {"path": "folder"}, "symlink_escape"),
+        ("search_files", {"path": "file", "pattern": "x"}, "symlink_escape"),
+        ("write_artifact", {"name": "../../x", "kind": "k", "content": "x"}, "path_traversal"),
+        ("read_file", {"path": "/etc/passwd"}, "absolute_path"),
+        ("read_file", {"path": "a.log/x"}, None),
+        ("read_file", {"path": "fifo"}, None),
+        ("read_file", {"path": "nothing"}, None),
+    ],
+)
+def test_a_refusal_names_the_policy_that_was_broken(
+    tmp_path: Path, tool: str, arguments: dict[str, Any], breaks: str | None
+) -> None:
+    async def scenario(place: Place) -> None:
+        workspace = await place.open(place.input("a.log", LOG))
+        (place.root / "file").symlink_to(place.outside / "secret")
+        (place.root / "folder").symlink_to(place.outside)
+        os.mkfifo(place.root / "fifo")
+        definition = CATALOGUE[tool]
+        arguments_read = definition.parse(json.dumps(arguments))
+        result = await workspace.tools.run(ToolCall("c", tool, arguments_read))
+        assert (result.is_error, result.breaks) == (True, breaks)
+        await workspace.close()
 
     on(tmp_path, scenario)
 

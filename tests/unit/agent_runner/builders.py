@@ -244,6 +244,10 @@ class Published:
         self.events.append(event)
         self.changed.set()
 
+    async def publish_all(self, events: Sequence[tuple[CloudEvent[Message], str]], *, key: str) -> None:
+        for event, topic in events:
+            await self.publish(event, topic=topic, key=key)
+
     def types(self, agent_id: str | None = None) -> list[str]:
         return [
             event.type for event in self.events

@@ -37,6 +37,7 @@ class Models:
     def __init__(self) -> None:
         self.asked: dict[str, asyncio.Future[ModelReply]] = {}
         self.requests: list[ModelRequest] = []
+        self.callers: dict[str, Caller] = {}
         self.changed = asyncio.Event()
 
     async def complete(self, request: ModelRequest, caller: Caller) -> ModelReply:
@@ -44,6 +45,7 @@ class Models:
         answer: asyncio.Future[ModelReply] = asyncio.get_running_loop().create_future()
         self.asked[request.agent_id] = answer
         self.requests.append(request)
+        self.callers[request.agent_id] = caller
         self.changed.set()
         try:
             return await answer

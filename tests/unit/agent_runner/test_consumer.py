@@ -15,7 +15,7 @@ from sluice_agent_runner.entrypoints.youth import NOTE_INTERVAL_MS, Age, Youth
 from sluice_agent_runner.measures import Measures
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
-from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, Answer
+from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, AgentThrottle, Answer
 from sluice_contracts.messages.base import Message
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, MemorySubscription
@@ -73,6 +73,7 @@ class Heard:
         self.room = 100
         self.tasks: list[str] = []
         self.answers: list[str] = []
+        self.throttles: list[tuple[str, int]] = []
 
     async def on_task(self, event: CloudEvent[AgentRun], queue: str) -> None:
         self.tasks.append(event.data.agent_id)
@@ -81,6 +82,9 @@ class Heard:
 
     async def on_answer(self, message: AgentAnswer) -> None:
         self.answers.append(message.agent_id)
+
+    async def on_throttle(self, throttle: AgentThrottle) -> None:
+        self.throttles.append((throttle.agent_id, throttle.api_calls_per_minute))
 
 
 class World:
@@ -133,6 +137,16 @@ def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
             await scenario(World())
 
     asyncio.run(run())
+
+
+@pytest.mark.covers("V5")
+def test_a_throttle_is_heard_by_whoever_has_the_agent() -> None:
+    async def scenario(world: World) -> None:
+        async with world.consumer():
+            world.say(AgentThrottle(agent_id="agent-1", api_calls_per_minute=7), "agent-1", TOPICS[1])
+            await until(lambda: world.heard.throttles == [("agent-1", 7)])
+
+    in_world(scenario)
 
 
 @pytest.mark.covers("P10")

@@ -247,6 +247,22 @@ def test_a_key_is_read_once_for_an_attempt_and_each_attempt_reads_its_own() -> N
     in_world(scenario, vault=VaultDouble())
 
 
+@pytest.mark.covers("W3")
+def test_a_model_that_asks_for_no_key_has_none_read_when_it_refuses() -> None:
+    async def scenario(world: World) -> None:
+        await world.granted("a")
+        await world.models.until_asked("a")
+        caller = world.models.callers["a"]
+        assert not await caller.key_changed("scripted:x")
+        assert isinstance(await caller.key("openrouter"), NoKey)
+        world.vault.keys["openrouter"] = "key-one-canary"
+        assert await caller.key_changed("openrouter")
+        assert not await caller.key_changed("openrouter")
+        assert "read_key scripted:x" not in world.vault.asked
+
+    in_world(scenario, vault=VaultDouble())
+
+
 @pytest.mark.covers("V8", "W3")
 def test_a_key_is_waited_for_and_a_wrong_one_fails_with_its_path() -> None:
     async def scenario(world: World) -> None:

@@ -118,7 +118,7 @@ def test_a_stop_leaves_no_signal_behind() -> None:
         await world.task("a")
         await world.models.until_asked("a")
         world.log.gate.clear()
-        await world.models.says("a", reply(call("rm_rf")))
+        await world.models.says("a", reply(call("rm_rf"), call("list_files")))
         await until(lambda: world.log.waiting >= 2)
         await world.runner.on_stop(AgentStop(agent_id="a", attempt=1, reason="enough"))
         world.log.gate.set()

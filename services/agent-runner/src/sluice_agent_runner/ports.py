@@ -250,6 +250,16 @@ class EventPublisher(Protocol):
         """
         ...
 
+    async def publish_all(self, events: Sequence[tuple[CloudEvent[Message], str]], *, key: str) -> None:
+        """Publishes events, each to its topic, for little more than the price of one.
+
+        Guarantee: when this returns all are in the log, those of one topic in their order.
+
+        Raises:
+            PublishFailed: The outcome is unknown for some.
+        """
+        ...
+
 
 class Tools(Protocol):
     """The tools of one attempt, except those that the turn loop answers itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sluice_agent_runner.ports import PublishFailed
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent
@@ -27,3 +29,12 @@ class BrokerEventPublisher:
             await self._broker.append(record, self._broker.partition_for(record.key or b"", count))
         except BrokerUnavailable as error:
             raise PublishFailed(f"{event.type} of {event.subject}: {error}") from error
+
+    async def publish_all(self, events: Sequence[tuple[CloudEvent[Message], str]], *, key: str) -> None:
+        """See `ports.EventPublisher.publish_all`."""
+        records = [codec.encode(event, topic=topic, key=key) for event, topic in events]
+        try:
+            await self._broker.append_all(records)
+        except BrokerUnavailable as error:
+            first, _ = events[0]
+            raise PublishFailed(f"{first.type} of {first.subject}: {error}") from error

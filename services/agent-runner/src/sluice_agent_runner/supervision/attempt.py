@@ -294,8 +294,11 @@ class AttemptRunner:
         link = await artifacts.put(encode_link(record.link), media_type="application/json", kind="transcript")
         texts = events.turn_texts(record)
         stored = await store_large(artifacts, texts)
-        self._sender.send(signals)
-        await self._say(events.turn_finished(self._attempt, record, link, texts, stored), record.turn)
+        finished = events.turn_finished(self._attempt, record, link, texts, stored)
+        told = [(self._event_of(finished, record.turn), self._topic)]
+        told += [(self._event_of(data, ordinal), SIGNALS.name) for data, ordinal in signals]
+        await self._announcement
+        await self._services.publisher.publish_all(told, key=self._event.subject)
         await self._sender.flush()
         measures = self._services.measures
         measures.turn_finished(record.reply.provider)
@@ -329,9 +332,13 @@ class AttemptRunner:
         await self._publish(signal.data, signal.ordinal, SIGNALS.name)
 
     async def _publish(self, data: Message, ordinal: int | str, topic: str) -> None:
+        event = self._event_of(data, ordinal)
+        await self._services.publisher.publish(event, topic=topic, key=event.subject)
+
+    def _event_of(self, data: Message, ordinal: int | str) -> CloudEvent[Message]:
         """The event's id is the same however often the step is repeated by this runner."""
         cause = self._event
-        event = CloudEvent(
+        return CloudEvent(
             id=derived_id(cause.id, self._services.runner_id, data.type, ordinal),
             source=self._source,
             tenant=cause.tenant,
@@ -341,7 +348,6 @@ class AttemptRunner:
             causation_id=cause.id,
             traceparent=child_of(cause.traceparent, data.type, ordinal),
         )
-        await self._services.publisher.publish(event, topic=topic, key=cause.subject)
 
 
 def _without(run: AgentRun) -> str:

@@ -84,8 +84,10 @@ class Credential:
         return NoKey(f"Vault has no key of provider {provider} for agents") if found is None else found
 
     async def key_changed(self, provider: str) -> bool:
-        """See `ports.Caller.key_changed`."""
-        before = self._keys.get(provider)
+        """See `ports.Caller.key_changed`; of a provider that never asked for one, Vault is not asked."""
+        if provider not in self._keys:
+            return False
+        before = self._keys[provider]
         self._keys[provider] = found = await self._read(provider)
         return found is not None and (before is None or found.reveal() != before.reveal())
 
