@@ -58,16 +58,15 @@ class Signals:
 
     def _data(self, number: int) -> Message:
         draw, agent = self._random, f"agent-{self._random.randrange(3)}"
-        kind = draw.random()
-        if kind < 0.25 and number % 3 != 2:
+        kind, course = draw.random(), number % 4
+        if course == 0 and kind < 0.3:
             return ErrorReported(code="timeout", agent_id=agent, attempt=1, api_calls=draw.choice([0, 1]))
-        if kind < 0.002:
-            return ViolationReported(policy="egress", severity="CRITICAL")
-        if kind < 0.4 and self._watched:
+        if course == 1 and kind < 0.1:
+            return ViolationReported(policy="egress", severity=draw.choice(["LOW", "HIGH", "CRITICAL"]))
+        if self._watched and kind < 0.5:
             return WatchChanged(agent_id=agent, attempt=draw.choice([1, 1, 2]), watched=draw.random() < 0.6)
-        return ProgressReported(
-            agent_id=agent, attempt=draw.choice([1, 1, 2]), turn=draw.randrange(9), api_calls=draw.choice([0, 1, 9])
-        )
+        calls = draw.choice([0, 9, 30]) if course == 2 else 0
+        return ProgressReported(agent_id=agent, attempt=draw.choice([1, 1, 2]), turn=draw.randrange(9), api_calls=calls)
 
 
 def streams(records: Sequence[Record], **limits: int) -> Mapping[str, list[Heard]]:
