@@ -13,7 +13,18 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from sluice_client.cli import commands, dead_letters, demonstration, output, reading, running, stack, topics, watching
+from sluice_client.cli import (
+    commands,
+    dead_letters,
+    demonstration,
+    output,
+    reading,
+    running,
+    safeguards,
+    stack,
+    topics,
+    watching,
+)
 from sluice_client.cli.exits import EPILOG, INTERRUPTED, OK, USAGE, exit_code
 
 app = typer.Typer(
@@ -45,7 +56,7 @@ def _options(
     pass
 
 
-for module in (stack, running, watching, reading, commands):
+for module in (stack, running, watching, reading, commands, safeguards):
     module.add_to(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlq")

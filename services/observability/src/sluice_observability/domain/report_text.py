@@ -15,7 +15,8 @@ CELL_MAX_CHARACTERS = 300
 ROWS_MAX_COUNT = 200
 """Of a table; the JSON report has all."""
 
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~])")
+_MARKUP = re.compile(r"([\\`*\[\]<>#|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+"""What could become markup; an underscore within a word does not (CommonMark 0.31 §6.2)."""
 
 
 def markdown_of(report: handoff.HandoffReport) -> str:
