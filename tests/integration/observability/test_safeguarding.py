@@ -130,7 +130,7 @@ def test_what_is_denied_or_not_answered_is_said(http: httpx.Client, broker: Spaw
     assert http.post("/api/pipeline/renew", json={"pipeline_id": "p9"}, headers={"Prefer": "wait=1"}).status_code == 202
     wrong = http.post("/api/pipeline/revoke", json={"pipeline_id": "p9", "agent": "a"})
     assert wrong.status_code == 422
-    assert [one["field"] for one in wrong.json()["errors"]] == ["agent"], wrong.text
+    assert [one["field"] for one in wrong.json()["errors"]] == ["body.agent"], wrong.text
     assert http.post("/api/observability/handoff", json={"pipeline_id": "p9"}).status_code == 404
     assert http.post("/api/observability/diagnostic", json={"pipeline_id": "p9"}).status_code == 404
 

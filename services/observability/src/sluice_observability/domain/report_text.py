@@ -32,7 +32,8 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     if not report.complete:
         yield ""
         yield f"**Not complete:** {_text(report.incomplete_because)}."
-    yield from _part("Recommended actions")
+    if report.recommended_actions:
+        yield from _part("Recommended actions")
     for number, action in enumerate(report.recommended_actions, 1):
         yield f"{number}. {_text(action.text)} ({_text(action.because)})"
     yield from _part("What happened")
