@@ -1,4 +1,4 @@
-"""A spawner that answers what a test tells it to: the api's tests look at the api alone."""
+"""A service that answers commands as a test tells it to: the api's tests look at the api alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ Answer = Callable[[CloudEvent[Message]], list[CloudEvent[Message]]]
 
 
 class Spawner:
-    """Reads commands and answers as it is told."""
+    """Reads commands of a topic and answers as it is told; the spawner, unless the topic is another's."""
 
-    def __init__(self, kafka: TestKafka, prefix: str, writer: Writer) -> None:
+    def __init__(
+        self, kafka: TestKafka, prefix: str, writer: Writer, topic: str = topics.PIPELINE_COMMANDS.name
+    ) -> None:
         self.commands: list[CloudEvent[Message]] = []
         self._writer = writer
         self._prefix = prefix
         self._ended = threading.Event()
         self._answer: Answer = lambda command: []
         self._consumer = Consumer(
-            {**kafka.connection.confluent(), "group.id": f"{prefix}spawner-test", "auto.offset.reset": "earliest"}
+            {**kafka.connection.confluent(), "group.id": f"{prefix}test-{topic}", "auto.offset.reset": "earliest"}
         )
-        self._consumer.subscribe([prefix + topics.PIPELINE_COMMANDS.name])
+        self._consumer.subscribe([prefix + topic])
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

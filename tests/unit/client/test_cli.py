@@ -17,7 +17,8 @@ from sluice_client.cli import app, output, run
 from sluice_client.cli.exits import EPILOG, exit_code
 from sluice_client.cli.sentences import _SENTENCES, sentence
 from sluice_client.errors import Refused
-from sluice_contracts.topics import AGENT_EVENTS, PIPELINE_EVENTS
+from sluice_client.following import _NOT_TOLD
+from sluice_contracts.topics import AGENT_EVENTS, ALERTS, PIPELINE_EVENTS, REPORTS, SIGNALS, TOKEN_EVENTS
 
 
 def commands(group: object = None, name: str = "sluice") -> Iterator[tuple[str, TyperCommand]]:
@@ -37,7 +38,7 @@ ALL = dict(commands())
 @pytest.mark.covers("U2")
 def test_the_commands_are_there() -> None:
     wanted = ["up", "down", "doctor", "run", "status", "list", "watch", "events", "logs", "artifacts", "sql"]
-    wanted += ["tick", "answer", "cancel", "demo"]
+    wanted += ["tick", "answer", "cancel", "demo", "revoke", "renew", "tokens", "alerts", "handoff", "diagnose"]
     wanted += ["topics list", "topics apply", "dlq list", "dlq show", "dlq replay", "vault apply", "vault put-key"]
     assert set(ALL) == {f"sluice {name}" for name in wanted}
 
@@ -107,7 +108,8 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.covers("O8")
 def test_every_event_of_the_stream_has_a_sentence() -> None:
-    types = {message.type for message in (*PIPELINE_EVENTS.messages, *AGENT_EVENTS.messages)}
+    rows = (PIPELINE_EVENTS, AGENT_EVENTS, TOKEN_EVENTS, ALERTS, SIGNALS, REPORTS)
+    types = {message.type for row in rows for message in row.messages} - _NOT_TOLD
     assert types == set(_SENTENCES)
     for kind in types:
         sentence({"type": kind, "data": {}})

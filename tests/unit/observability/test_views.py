@@ -23,6 +23,7 @@ from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
+from tests.unit.observability.breaches import Safeguard, breach, diagnosing, handed_off
 from tests.unit.observability.doubles import MemorySource, Message
 from tests.unit.observability.events import (
     START_MS,
@@ -282,9 +283,12 @@ def test_a_dead_letter_is_listed_once_with_the_original_bytes(engine: ClickHouse
 def test_the_story_has_a_sentence_for_every_type_of_the_spawner_and_the_runner(engine: ClickHouse) -> None:
     named = {
         message.type
-        for row in (topics.PIPELINE_COMMANDS, topics.PIPELINE_EVENTS, topics.AGENT_EVENTS)
+        for row in (
+            topics.PIPELINE_COMMANDS, topics.PIPELINE_EVENTS, topics.AGENT_EVENTS, topics.TOKEN_COMMANDS,
+            topics.TOKEN_EVENTS, topics.ALERTS, topics.REPORTS,
+        )
         for message in row.messages
-    }
+    }  # fmt: skip
     [(definition,)] = all_of(engine, "SELECT create_table_query FROM system.tables WHERE name = 'pipeline_story'")
     assert {name for name in named if f"'{name}'" not in definition} == set()
 
@@ -313,7 +317,10 @@ def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Pat
         question_id="q1", agent_id=lately.agent_id, question="which?", deadline_at_ms=now_ms + 60_000
     )
     told = [command, *spawning(lately), turn(lately, 1), lately.spawner(question), *finishing(lately)]
-    told += [*spawning(failed), *failing(failed), asked]
+    told += [*spawning(failed), *failing(failed), asked, *Safeguard(lately).granted()]
+    broken = Teller("p4", start_ms=now_ms)
+    told += breach(broken)
+    told += [handed_off(broken, told[-1]), *failing(broken), *diagnosing("p4")[1]]
     stored(engine, told, dead())
     parameters = {"pipeline": "p1"} if "{pipeline:String}" in query else {}
     answer = EmbeddedReadOnly(engine_directory).query(
@@ -332,6 +339,7 @@ def test_a_condition_on_the_pipeline_reaches_the_tables_order(engine: ClickHouse
     stored(engine, whole_life("p1"))
     views = (
         "events", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts", "turns", "pipeline_story",
+        "credentials", "token_lives", "alerts", "signals", "handoff_reports",
     )  # fmt: skip
     for view in views:
         plan_rows = all_of(

@@ -154,6 +154,55 @@ class Sluice:
         """
         return self._command("/api/pipeline/tick", {"pipeline_id": pipeline_id}, wait_s)
 
+    def revoke(
+        self, pipeline_id: str, *, agent_id: str | None = None, reason: str | None = None, wait_s: int = 0
+    ) -> Accepted:
+        """Ends the credentials of a pipeline, which is then handed off and fails, or those of one of its agents.
+
+        Args:
+            pipeline_id: The pipeline.
+            agent_id: Only this agent's.
+            reason: For people.
+            wait_s: How long to wait until Vault has ended them; 0: not at all. Not yet in time is no error.
+
+        Raises:
+            Refused: The request breaks the contract.
+            Unreachable: Nothing answers.
+        """
+        given = {"agent_id": agent_id, "reason": reason}
+        more = {name: value for name, value in given.items() if value is not None}
+        return self._command("/api/pipeline/revoke", {"pipeline_id": pipeline_id, **more}, wait_s)
+
+    def renew(self, pipeline_id: str, *, wait_s: int = 0) -> Accepted:
+        """Renews all credentials of a pipeline now.
+
+        Raises:
+            Unreachable: Nothing answers.
+        """
+        return self._command("/api/pipeline/renew", {"pipeline_id": pipeline_id}, wait_s)
+
+    def diagnose(self, pipeline_id: str, *, wait_s: int = 10) -> Accepted:
+        """Starts a pipeline that finds out why another one failed; the answer names the new one.
+
+        Raises:
+            NotFound: There is no such pipeline.
+            Refused: It has not failed, or the spawner refused the diagnostic.
+            Unreachable: Nothing answers.
+        """
+        return self._command("/api/observability/diagnostic", {"pipeline_id": pipeline_id}, wait_s)
+
+    def hand_off(self, pipeline_id: str, *, reason: str | None = None) -> Json:
+        """Has a report written on a pipeline as it is now, and returns where it stands. The pipeline goes on.
+
+        Raises:
+            NotFound: There is no such pipeline.
+            Unreachable: Nothing answers.
+        """
+        body = {"pipeline_id": pipeline_id, **({} if reason is None else {"reason": reason})}
+        headers = {"Idempotency-Key": str(uuid.uuid4()), "Prefer": "wait=10"}
+        found: Json = self._request("POST", "/api/observability/handoff", json=body, headers=headers).json()
+        return found
+
     # Questions
 
     def status(self, pipeline_id: str, *, after: str | None = None) -> Json:
@@ -185,6 +234,14 @@ class Sluice:
         if pipeline_id is None:
             return self._pages("/api/observability/errors")
         return self._pages("/api/pipeline/errors", pipeline_id=pipeline_id)
+
+    def tokens(self, pipeline_id: str, *, after: str | None = None) -> Iterator[Json]:
+        """A pipeline's credentials, by Vault's names of them; never a token."""
+        return self._pages("/api/pipeline/token", pipeline_id=pipeline_id, after=after)
+
+    def alerts(self, pipeline_id: str | None = None) -> Iterator[Json]:
+        """Breaches of error budgets, newest first; of one pipeline, or of all."""
+        return self._pages("/api/observability/alerts", pipeline_id=pipeline_id)
 
     def agents(self, *, pipeline_id: str | None = None) -> Iterator[Json]:
         """Agents of the pipelines that live, or of one pipeline."""

@@ -16,8 +16,11 @@ QUIET_S = 0.3
 """The stream tells several topics: what came before the end may be told a moment after it."""
 
 _ENDS = frozenset({"pipeline.completed", "pipeline.failed", "pipeline.cancelled"})
-_TOLD = ("pipeline.events/", "agent.events.")
+_TOLD = ("pipeline.events/", "agent.events.", "token.events/", "alerts/", "signals/", "reports/")
 """Where the stream's events stand. The log has more: commands, tasks for runners, inboxes."""
+
+_NOT_TOLD = frozenset({"watch.changed", "progress.reported"})
+"""Signals, one for each turn, that the stream leaves out."""
 
 
 def ends(event: Json) -> bool:
@@ -88,4 +91,5 @@ def _late(stream: EventStream) -> list[Json]:
 
 
 def _past(sluice: Sluice, pipeline_id: str) -> list[Json]:
-    return [one for one in sluice.events(pipeline_id) if one["position"].startswith(_TOLD)]
+    found = sluice.events(pipeline_id)
+    return [one for one in found if one["position"].startswith(_TOLD) and one["type"] not in _NOT_TOLD]

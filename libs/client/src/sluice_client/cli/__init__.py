@@ -20,6 +20,7 @@ from sluice_client.cli import (
     output,
     reading,
     running,
+    safeguards,
     stack,
     topics,
     vault,
@@ -56,7 +57,7 @@ def _options(
     pass
 
 
-for module in (stack, running, watching, reading, commands):
+for module in (stack, running, watching, reading, commands, safeguards):
     module.add_to(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlq")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -19,6 +19,9 @@ from sluice_client.cli.sentences import line
 RECENT_COUNT = 10
 """Lines of activity below the tasks: the panel fits a terminal of 30 lines."""
 
+ALERTS_SHOWN_COUNT = 3
+"""The newest; `sluice alerts` has all."""
+
 REFRESH_S = 0.25
 """Between two looks at the pipeline: what a person can follow."""
 
@@ -30,10 +33,35 @@ def status_view(view: View, now_ms: int | None = None) -> RenderableType:
     parts: list[RenderableType] = [_head(view, now_ms or time.time_ns() // 1_000_000), Text(), _tasks(view)]
     for question in view["questions"].values():
         parts += [Text(), _question(view, question)]
+    parts += [part for line in _safeguards(view) for part in (Text(), line)]
     if view.get("problem"):
         problem = view["problem"]
         parts += [Text(), Text(output.clean(f"{problem['code']}: {problem['detail']}"), style="red")]
     return Group(*parts)
+
+
+def _safeguards(view: View) -> Iterator[Text]:
+    """The breach, the report, the diagnostics, and of a diagnostic what it is about and has found."""
+    about = view.get("diagnosed")
+    if about:
+        yield Text(output.clean(f"diagnoses pipeline {about['pipeline_id']}"))
+        yield from _findings(view.get("findings"))
+    for alert in view.get("alerts", ())[-ALERTS_SHOWN_COUNT:]:
+        told = f"breach at {output.clock(alert['raised_at_ms'])}: {alert['detail']} ({alert['action']})"
+        yield Text(output.clean(told), style="bold red")
+    for report in view.get("handoffs", ())[-1:]:
+        text = Text(output.clean(f"handed off: {report['summary']}"))
+        yield text.append(f"\n  sluice handoff {view['pipeline_id']}", style="dim")
+    for one in view.get("diagnostics", ()):
+        yield Text(output.clean(f"diagnostic {one['pipeline_id']}: {one['state']}"))
+        yield from _findings(one.get("findings"))
+
+
+def _findings(found: View | None) -> Iterator[Text]:
+    if found:
+        lines = [f"cause: {found['cause'] or found['summary']}"]
+        lines += [f"  {number}. {what}" for number, what in enumerate(found["recommendations"], 1)]
+        yield Text(output.clean("\n".join(output.shortened(line, 300) for line in lines)))
 
 
 class WatchPanel:

@@ -50,6 +50,18 @@ def _end(data: Data) -> str:
     return f"after {data.get('duration_ms', 0) / 1_000:.1f} s, {tokens} tokens: {data.get('reason', '')}"
 
 
+def _holder(data: Data) -> str:
+    if not data.get("agent_id"):
+        return "the pipeline"
+    return _agent(data) + (f" attempt {data['attempt']}" if data.get("attempt") else "")
+
+
+def _revoked(data: Data) -> str:
+    named = len(data.get("accessors") or ())
+    why = f"{data.get('reason')}" + (f", {data['detail']}" if data.get("detail") else "")
+    return f"{named} of {_holder(data)} in {data.get('latency_ms', 0)} ms: {why}"
+
+
 _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "pipeline.spawned": lambda data: (data.get("plan") or {}).get("objective", ""),
     "pipeline.refused": _problem,
@@ -75,6 +87,17 @@ _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "agent.succeeded": lambda data: f"{_agent(data)}: {data.get('summary', '')}",
     "agent.failed": lambda data: f"{_agent(data)}: {_problem(data)}",
     "agent.input_requested": lambda data: f"{_agent(data)}: {data.get('question', '')}",
+    "token.granted": lambda data: f"{data.get('accessor')} to {_holder(data)} in {data.get('latency_ms', 0)} ms",
+    "token.denied": lambda data: f"to {_holder(data)}: {_problem(data)}",
+    "token.renewed": lambda data: f"{data.get('accessor')} of {_holder(data)}",
+    "token.revoked": _revoked,
+    "token.expired": lambda data: f"{data.get('accessor')} of {_holder(data)}",
+    "error.reported": lambda data: f"{_holder(data)}: {data.get('code')}: {data.get('detail')}",
+    "violation.reported": lambda data: (
+        f"{data.get('severity')} of {data.get('policy')} by {_holder(data)}: {data.get('detail')}"
+    ),
+    "alert.raised": lambda data: f"{_holder(data)}, {data.get('condition')}: {data.get('detail')}",
+    "handoff.reported": lambda data: f"{data.get('summary')}",
     "question.asked": lambda data: f"{data.get('question_id')}: {data.get('question', '')}",
     "question.answered": lambda data: f"{data.get('question_id')} by {data.get('answered_by')}: {data.get('answer')}",
 }

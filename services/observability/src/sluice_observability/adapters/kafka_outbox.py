@@ -93,7 +93,10 @@ class KafkaOutbox:
         """See `ports.Outbox.poll`."""
         if time.monotonic() >= self._commit_at:
             self._commit()
-        messages: Sequence[Any] = self._consumer.consume(POLL_MAX_COUNT, timeout_s)
+        first = self._consumer.poll(timeout_s)  # `consume` alone would wait for a full batch until the time is up
+        if first is None:
+            return []
+        messages: Sequence[Any] = [first, *self._consumer.consume(POLL_MAX_COUNT, 0)]
         make_readable(messages)
         found = []
         for message in messages:

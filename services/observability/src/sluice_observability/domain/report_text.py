@@ -15,7 +15,8 @@ CELL_MAX_CHARACTERS = 300
 ROWS_MAX_COUNT = 200
 """Of a table; the JSON report has all."""
 
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~])")
+_MARKUP = re.compile(r"([\\`*\[\]<>#|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+"""What could become markup; an underscore within a word does not (CommonMark 0.31 §6.2)."""
 
 
 def markdown_of(report: handoff.HandoffReport) -> str:
@@ -31,7 +32,8 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     if not report.complete:
         yield ""
         yield f"**Not complete:** {_text(report.incomplete_because)}."
-    yield from _part("Recommended actions")
+    if report.recommended_actions:
+        yield from _part("Recommended actions")
     for number, action in enumerate(report.recommended_actions, 1):
         yield f"{number}. {_text(action.text)} ({_text(action.because)})"
     yield from _part("What happened")

@@ -118,20 +118,25 @@ def _put(view: PipelineView, name: str, one: TokenView) -> TokenView:
 def _token(view: PipelineView, accessor: str, agent_id: str | None, attempt: int | None) -> TokenView:
     found = view.tokens.get(accessor)
     if found is None:
-        asked = view.tokens.pop(_asked_as(agent_id, attempt), None)
-        found = _put(view, accessor, asked or TokenView(accessor, agent_id, attempt, "granted"))
+        asked = view.tokens.get(name := _asked_as(agent_id, attempt))
+        if asked is not None and asked.state == "requested":
+            del view.tokens[name]
+        else:
+            asked = TokenView(accessor, agent_id, attempt, "granted")
+        found = _put(view, accessor, asked)
         found.accessor = accessor
     return found
 
 
 def _requested(view: PipelineView, data: token.TokenRequest, event: CloudEvent[Message]) -> None:
-    known = (one for one in view.tokens.values() if (one.agent_id, one.attempt) == (data.agent_id, data.attempt))
-    found = next((one for one in known if one.ended_at_ms is None), None)
-    if found is not None:  # the answer was heard first
-        found.requested_at_ms = found.requested_at_ms or event.time_ms
-        return
-    asked = TokenView(None, data.agent_id, data.attempt, "requested", requested_at_ms=event.time_ms)
-    _put(view, _asked_as(data.agent_id, data.attempt), asked)
+    same = [one for one in view.tokens.values() if (one.agent_id, one.attempt) == (data.agent_id, data.attempt)]
+    for one in same:
+        if one.requested_at_ms is None and (one.granted_at_ms or one.ended_at_ms or 0) >= event.time_ms:
+            one.requested_at_ms = event.time_ms  # the answer was heard first
+            return
+    if all(one.ended_at_ms is not None for one in same):
+        asked = TokenView(None, data.agent_id, data.attempt, "requested", requested_at_ms=event.time_ms)
+        _put(view, _asked_as(data.agent_id, data.attempt), asked)
 
 
 def _granted(view: PipelineView, data: token.TokenGranted, event: CloudEvent[Message]) -> None:

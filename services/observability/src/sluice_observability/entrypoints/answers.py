@@ -12,6 +12,7 @@ from fastapi import Query, Request
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_observability.bootstrap.api import Api
 from sluice_observability.domain.effects import Position
+from sluice_observability.domain.views import PipelineView
 from sluice_runtime.http import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, ProblemError
 
 RETRY_AFTER_S = 2
@@ -177,6 +178,23 @@ async def on_query_too_large(request: Request, error: Exception) -> NoReturn:
 def not_found(thing: str, name: str, hint: str) -> ProblemError:
     """The problem of a thing that there is not."""
     return ProblemError(404, f"{thing}_not_found", f"{thing} {name[:128]!r} is not known; {hint}")
+
+
+async def pipeline_of(api: Api, pipeline_id: str) -> PipelineView:
+    """A pipeline, whether it lives or is past.
+
+    Raises:
+        ProblemError: There is none.
+    """
+    found = api.live.model.pipeline(pipeline_id)
+    if found is None:
+        found = await api.history.pipeline(pipeline_id)
+        if found is not None and found.state == "FAILED":
+            found.diagnostics = await api.history.diagnostics(found)
+    if found is None:
+        hint = "if it was asked for just now, give its Sluice-Position as ?after="
+        raise not_found("pipeline", pipeline_id, hint)
+    return found
 
 
 Row = dict[str, Any]

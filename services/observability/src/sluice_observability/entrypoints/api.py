@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from sluice_observability.bootstrap.api import Api, open_api
-from sluice_observability.entrypoints import reading, stream, writing
+from sluice_observability.entrypoints import reading, safeguarding, stream, writing
 from sluice_observability.entrypoints.answers import PROBLEMS, on_query_too_large, on_store_unavailable
 from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
@@ -48,6 +48,7 @@ def _application(readiness: Readiness, metrics: Metrics, hosts: Collection[str] 
     app.add_exception_handler(StoreUnavailable, on_store_unavailable)
     app.add_exception_handler(QueryTooLarge, on_query_too_large)
     app.include_router(writing.router)
+    app.include_router(safeguarding.router)
     app.include_router(reading.router)
     app.include_router(stream.router)
     return app

@@ -12,7 +12,6 @@ from fastapi.responses import Response
 
 from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_contracts.messages.base import AgentState, ArtifactRef, Identifier, PipelineState
-from sluice_observability.bootstrap.api import Api
 from sluice_observability.domain.views import AgentView, PipelineSummary, PipelineView, TaskView
 from sluice_observability.entrypoints.answers import (
     After,
@@ -26,6 +25,7 @@ from sluice_observability.entrypoints.answers import (
     not_found,
     of,
     page,
+    pipeline_of,
     reach,
 )
 from sluice_runtime.artifacts import ArtifactCorrupt, ArtifactMissing, ArtifactStoreUnavailable
@@ -80,7 +80,7 @@ async def run_status(request: Request, pipeline_id: Id, after: After = None) -> 
     """A pipeline with its tasks, agents and questions, whether it lives or is past."""
     api = loaded(request)
     await reach(api, after)
-    return await _pipeline(api, pipeline_id)
+    return await pipeline_of(api, pipeline_id)
 
 
 @router.get("/runs/{pipeline_id}/tasks", summary="A pipeline's tasks")
@@ -88,7 +88,7 @@ async def run_tasks(request: Request, pipeline_id: Id, after: After = None) -> l
     """The tasks, in the order of the plan."""
     api = loaded(request)
     await reach(api, after)
-    return list((await _pipeline(api, pipeline_id)).tasks.values())
+    return list((await pipeline_of(api, pipeline_id)).tasks.values())
 
 
 @router.get("/runs/{pipeline_id}/artifacts", summary="A pipeline's artifacts")
@@ -96,7 +96,7 @@ async def run_artifacts(request: Request, pipeline_id: Id, after: After = None) 
     """What the tasks that succeeded have left. The bytes are at /api/artifacts/{sha256}."""
     api = loaded(request)
     await reach(api, after)
-    view = await _pipeline(api, pipeline_id)
+    view = await pipeline_of(api, pipeline_id)
     return [TaskArtifact(task.task_id, one) for task in view.tasks.values() for one in task.artifacts]
 
 
@@ -170,7 +170,7 @@ async def agents(
     """Agents of the pipelines that did not reach their end; with `pipeline_id`, of that one, past or not."""
     api = loaded(request)
     await reach(api, after)
-    pipelines = api.live.model.living() if pipeline_id is None else iter([await _pipeline(api, pipeline_id)])
+    pipelines = api.live.model.living() if pipeline_id is None else iter([await pipeline_of(api, pipeline_id)])
     found = (
         one
         for view in pipelines
@@ -209,14 +209,6 @@ async def artifact(request: Request, sha256: Annotated[str, Path(pattern="^[0-9a
         "ETag": f'"{sha256}"',
     }
     return Response(body, media_type=_media_type(body), headers=headers)
-
-
-async def _pipeline(api: Api, pipeline_id: str) -> PipelineView:
-    found = api.live.model.pipeline(pipeline_id) or await api.history.pipeline(pipeline_id)
-    if found is None:
-        hint = "if it was asked for just now, give its Sluice-Position as ?after="
-        raise not_found("pipeline", pipeline_id, hint)
-    return found
 
 
 def _media_type(body: bytes) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +26,8 @@ from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.http import ProblemError
 
 router = APIRouter(tags=["commands"])
+
+W = TypeVar("W")
 
 SOON_S = 1.0
 """The spawner decides within some ten milliseconds. Where nothing is heard for so long, nothing may come."""
@@ -78,7 +81,7 @@ class Accepted:
     state: str | None = None
 
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "It was waited for, and it happened; or its key names a pipeline that there is already."},
     422: {
         "description": "The request breaks the contract, or the spawner refused it: the problem names field and limit."
@@ -87,8 +90,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/api/spawn", status_code=202, responses=_ANSWERS, summary="Start a pipeline")
-@router.post("/runs", status_code=202, responses=_ANSWERS, summary="Start a pipeline")
+@router.post("/api/spawn", status_code=202, responses=ANSWERS, summary="Start a pipeline")
+@router.post("/runs", status_code=202, responses=ANSWERS, summary="Start a pipeline")
 async def spawn(
     request: Request, response: Response, body: SpawnRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
@@ -103,67 +106,69 @@ async def spawn(
     given = body.model_dump(exclude={"tenant"}, exclude_unset=True)
     data = PipelineSpawn.model_validate({**given, "dedupe_key": body.dedupe_key or idempotency_key})
     api = of(request)
-    sent = await _sent(api.commands.spawn(data, body.tenant, _traceparent(request), api.live.was_refused))
-    return await _answer(api, request, response, sent, may_be_past=data.dedupe_key is not None)
+    accepted = await written(api.commands.spawn(data, body.tenant, traceparent(request), api.live.was_refused))
+    return await answered(api, request, response, accepted, may_be_past=data.dedupe_key is not None)
 
 
-@router.post("/api/pipeline/cancel", status_code=202, responses=_ANSWERS, summary="End a pipeline")
+@router.post("/api/pipeline/cancel", status_code=202, responses=ANSWERS, summary="End a pipeline")
 async def cancel(
     request: Request, response: Response, body: CancelRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     """Ends a pipeline; its agents are stopped."""
-    return await _command(request, response, body, PipelineCancel(reason=body.reason), idempotency_key)
+    return await send(request, response, body, PipelineCancel(reason=body.reason), idempotency_key)
 
 
-@router.post("/api/pipeline/answer", status_code=202, responses=_ANSWERS, summary="Answer a question")
+@router.post("/api/pipeline/answer", status_code=202, responses=ANSWERS, summary="Answer a question")
 async def answer(
     request: Request, response: Response, body: AnswerRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     """Answers a pending question. The first answer counts."""
     data = PipelineAnswer(question_id=body.question_id, answer=body.answer)
-    return await _command(request, response, body, data, idempotency_key)
+    return await send(request, response, body, data, idempotency_key)
 
 
-@router.post("/api/pipeline/tick", status_code=202, responses=_ANSWERS, summary="Look at a pipeline again")
+@router.post("/api/pipeline/tick", status_code=202, responses=ANSWERS, summary="Look at a pipeline again")
 async def tick(
     request: Request, response: Response, body: TickRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     """Has a pipeline looked at again now. Where nothing is due there is nothing to wait for."""
-    return await _command(request, response, body, PipelineTick(), idempotency_key)
+    return await send(request, response, body, PipelineTick(), idempotency_key)
 
 
-async def _command(
-    request: Request, response: Response, about: AboutPipeline, data: Message, key: str | None
-) -> Accepted:
+async def send(request: Request, response: Response, about: AboutPipeline, data: Message, key: str | None) -> Accepted:
+    """Writes a command about a pipeline, and answers."""
     api = of(request)
-    tenant = about.tenant or await _tenant(api, about.pipeline_id)
-    work = api.commands.send(data, about.pipeline_id, tenant, key, _traceparent(request), api.live.was_refused)
-    return await _answer(api, request, response, await _sent(work))
+    tenant = about.tenant or await tenant_of(api, about.pipeline_id)
+    work = api.commands.send(data, about.pipeline_id, tenant, key, traceparent(request), api.live.was_refused)
+    return await answered(api, request, response, await written(work))
 
 
-async def _tenant(api: Api, pipeline_id: str) -> str:
+async def tenant_of(api: Api, pipeline_id: str) -> str:
     """Whose a pipeline is; of one that is not known, which the spawner will refuse, nobody's in particular."""
     view = api.live.model.pipeline(pipeline_id)
     return view.tenant if view is not None else await api.history.tenant(pipeline_id) or "default"
 
 
-def _traceparent(request: Request) -> str | None:
+def traceparent(request: Request) -> str | None:
     """The caller's place in a trace. What is none is dropped, as the standard has it: it would spoil the command."""
     context = tracing.parse(request.headers.get("traceparent"))
     return None if context is None else context.traceparent
 
 
-async def _sent(work: Any) -> Sent:
+async def written(work: Awaitable[W]) -> W:
+    """Waits for something to be written, and makes a problem of what keeps it from that."""
     try:
-        sent: Sent = await work
+        return await work
     except BrokerUnavailable as error:
         raise away("broker", error) from error
     except ValueError as error:
         raise ProblemError(413, "message_too_large", f"{error}; put large texts into artifacts", field="body") from None
-    return sent
 
 
-async def _answer(api: Api, request: Request, response: Response, sent: Sent, *, may_be_past: bool = False) -> Accepted:
+async def answered(
+    api: Api, request: Request, response: Response, sent: Sent, *, may_be_past: bool = False
+) -> Accepted:
+    """Answers with the command's position, and if it is asked for, with what came of it."""
     position = str(sent.position)
     response.headers["Sluice-Position"] = position
     response.headers["Location"] = f"/runs/{sent.pipeline_id}/status"
@@ -176,9 +181,8 @@ async def _answer(api: Api, request: Request, response: Response, sent: Sent, *,
     is_answered, past = await _heard(api, sent, wait_s, may_be_past)
     if not is_answered:
         return accepted
-    refused = live.refusal(sent.command_id)
-    if refused is not None:
-        problem = refused.problem
+    problem = live.problem_of(sent.command_id)
+    if problem is not None:
         raise ProblemError(
             422,
             problem.code,
@@ -204,7 +208,7 @@ async def _heard(api: Api, sent: Sent, wait_s: float, may_be_past: bool) -> tupl
     until_s = now_s() + wait_s
 
     def is_answered() -> bool:
-        return live.effects.answered(sent.command_id) or live.reached(sent.position)
+        return live.answered(sent.command_id, sent.position)
 
     if await live.wait_until(is_answered, min(SOON_S, wait_s) if may_be_past else wait_s):
         return True, None

@@ -1,4 +1,4 @@
-"""Commands from HTTP onto `pipeline.commands`."""
+"""Commands from HTTP onto `pipeline.commands` and `token.commands`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from sluice_contracts import codec, ids
-from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.envelope import CloudEvent, OutgoingRecord
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.pipeline import PipelineSpawn
-from sluice_contracts.topics import PIPELINE_COMMANDS, Principal
+from sluice_contracts.topics import Principal, topic_of
 from sluice_observability.domain.effects import Position
 from sluice_runtime.broker import Broker
 from sluice_runtime.clock import Clock
@@ -89,8 +89,20 @@ class Commands:
             data=data,
             traceparent=traceparent,
         )
-        record = codec.encode(event, topic=PIPELINE_COMMANDS.name, key=pipeline_id)
-        count = await self._broker.partitions(PIPELINE_COMMANDS.name)
-        partition = self._broker.partition_for(pipeline_id.encode(), count)
-        offset = await self._broker.append(record, partition)
-        return Sent(command_id, pipeline_id, Position(PIPELINE_COMMANDS.name, partition, offset))
+        topic = topic_of(type(data)).name
+        record = codec.encode(event, topic=topic, key=pipeline_id)
+        return Sent(command_id, pipeline_id, await self.append(record))
+
+    async def append(self, record: OutgoingRecord) -> Position:
+        """Writes a record that is keyed by its pipeline, and says where it stands.
+
+        Raises:
+            BrokerUnavailable: Whether it was written is not known.
+        """
+        count = await self._broker.partitions(record.topic)
+        partition = self._broker.partition_for(record.key or b"", count)
+        return Position(record.topic, partition, await self._broker.append(record, partition))
+
+    def request_id(self, what: str, tenant: str, pipeline_id: str, key: str | None) -> str:
+        """The id of a request that is not a command of its own: the same for the same key."""
+        return self._new_id() if key is None else ids.derived_id("request", what, tenant, pipeline_id, key)

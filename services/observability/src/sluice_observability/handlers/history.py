@@ -16,9 +16,9 @@ from sluice_contracts.messages.pipeline import PipelineSpawned
 from sluice_contracts.topics import TOKEN_COMMANDS
 from sluice_observability.domain.effects import Command, Position
 from sluice_observability.domain.places import Place
-from sluice_observability.domain.read_model import FOLDS, ReadModel
+from sluice_observability.domain.read_model import DIAGNOSTICS_MAX_COUNT, FOLDS, ReadModel
 from sluice_observability.domain.safeguards import without_grant
-from sluice_observability.domain.views import AgentView, PipelineView
+from sluice_observability.domain.views import AgentView, DiagnosticView, PipelineView
 from sluice_observability.handlers.questions import POSITIONS_QUERY
 from sluice_observability.ports import Sql
 
@@ -128,6 +128,33 @@ class History:
             for event in events:
                 model.apply(event)
         return model.pipeline(pipeline_id)
+
+    async def diagnostics(self, view: PipelineView) -> list[DiagnosticView]:
+        """The pipelines that diagnose one of the past; the newest last."""
+        query = (
+            "SELECT DISTINCT pipeline_id, append_time FROM log WHERE tenant = {tenant:String}"
+            f" AND topic = 'pipeline.events' AND type = '{PipelineSpawned.type}'"
+            " AND JSONExtractString(payload, 'diagnosed', 'pipeline_id') = {pipeline:String}"
+            " ORDER BY append_time DESC LIMIT {limit:UInt32}"
+        )
+        given = {"tenant": view.tenant, "pipeline": view.pipeline_id, "limit": str(DIAGNOSTICS_MAX_COUNT)}
+        names = dict.fromkeys(row["pipeline_id"] for row in reversed(await self._sql.rows(query, given)))
+        found = [one for name in names if (one := await self.pipeline(name)) is not None]
+        return [DiagnosticView(one.pipeline_id, one.state, one.findings) for one in found]
+
+    async def alerts(
+        self, *, pipeline_id: str | None, tenant: str | None, limit: int, offset: int
+    ) -> list[dict[str, Any]]:
+        """Breaches of budgets, newest first."""
+        query = (
+            "SELECT alert_id, tenant, pipeline_id, condition, action, agent_id, attempt, observed, allowed, window_ms,"
+            " toUnixTimestamp64Milli(breached_at) AS breached_at_ms, toUnixTimestamp64Milli(raised_at) AS raised_at_ms,"
+            " toUnixTimestamp64Milli(revoked_at) AS revoked_at_ms, detail, evidence FROM alerts"
+            f" WHERE {_conditions(pipeline_id=pipeline_id, tenant=tenant)}"
+            " ORDER BY raised_at DESC, alert_id LIMIT {limit:UInt32} OFFSET {skip:UInt32}"
+        )
+        given = _given(pipeline_id=pipeline_id, tenant=tenant)
+        return await self._sql.rows(query, {**given, "limit": str(limit), "skip": str(offset)})
 
     async def agent(self, agent_id: str) -> AgentView | None:
         """An agent of the past."""

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
+from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.pipeline import PipelineRefused
 from sluice_contracts.topics import PIPELINE_COMMANDS, PIPELINE_EVENTS, TOKEN_COMMANDS, TOKEN_EVENTS
 from sluice_observability.domain import stream_names
@@ -234,9 +235,19 @@ class Live:
         """How the command was refused, if it was, lately, and nothing else came of it since."""
         return self._refusals.get(command_id)
 
+    def problem_of(self, command_id: str) -> Problem | None:
+        """Why a command was refused by the spawner, or denied by the vault-broker, if it was."""
+        refused = self._refusals.get(command_id)
+        return self.token_effects.denial(command_id) if refused is None else refused.problem
+
     def was_refused(self, command_id: str) -> bool:
-        """Whether `refusal` has one."""
-        return command_id in self._refusals
+        """Whether `problem_of` has one."""
+        return self.problem_of(command_id) is not None
+
+    def answered(self, command_id: str, position: Position) -> bool:
+        """Whether what a command caused is here."""
+        known = self.effects.answered(command_id) or self.token_effects.answered(command_id)
+        return known or self.reached(position)
 
     def reached(self, position: Position) -> bool:
         """Whether what happened at a position, and what a command there caused, is in the read model."""

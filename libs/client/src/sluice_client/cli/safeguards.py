@@ -1,0 +1,170 @@
+"""Commands about credentials, breaches, reports and diagnoses: revoke, renew, tokens, alerts, handoff, diagnose."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sluice_client.cli import options, output
+
+if TYPE_CHECKING:
+    from sluice_client.client import Accepted, Json, Sluice
+
+WAIT_S = 30
+"""As long as the api lets one wait."""
+
+DETAIL_MAX_CHARACTERS = 120
+
+Wait = Annotated[bool, typer.Option("--wait", help=f"Wait until it has happened, up to {WAIT_S} s.")]
+
+
+def revoke(
+    pipeline_id: options.PipelineId,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="ID", help="Only this agent's.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why; it stands in the event.")] = None,
+    wait: Wait = False,
+    url: options.Url = None,
+    data: options.Data = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """End the credentials of a pipeline, which is then handed off and fails, or those of one agent."""
+    with options.client(url, data) as sluice:
+        accepted = sluice.revoke(pipeline_id, agent_id=agent, reason=reason, wait_s=WAIT_S if wait else 0)
+    whose = "the credentials of" if agent is None else f"the credentials of agent {agent} in"
+    _told(accepted, f"{whose} pipeline {pipeline_id}", ("are revoked", "will be revoked"), wait, as_json)
+
+
+def renew(
+    pipeline_id: options.PipelineId,
+    wait: Wait = False,
+    url: options.Url = None,
+    data: options.Data = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Renew all credentials of a pipeline now, and not only when it is their time."""
+    with options.client(url, data) as sluice:
+        accepted = sluice.renew(pipeline_id, wait_s=WAIT_S if wait else 0)
+    _told(
+        accepted, f"the credentials of pipeline {pipeline_id}", ("are renewed", "will be renewed"), wait, as_json
+    )  # fmt: skip
+
+
+def tokens(
+    pipeline_id: options.PipelineId, url: options.Url = None, data: options.Data = None, as_json: options.AsJson = False
+) -> None:
+    """List a pipeline's credentials, by Vault's names of them; never a token."""
+    with options.client(url, data) as sluice:
+        found = list(sluice.tokens(pipeline_id))
+    if as_json:
+        output.data(found)
+    elif not found:
+        output.say(f"pipeline {pipeline_id} has no credentials")
+    else:
+        columns = ("accessor", "agent", "attempt", "state", "granted", "renewals", "ended", "reason")
+        rows = [
+            (
+                one["accessor"] or "", one["agent_id"] or "the pipeline's own", one["attempt"] or "", one["state"],
+                _clock(one["granted_at_ms"]), one["renewals"], _clock(one["ended_at_ms"]), one["reason"] or "",
+            )
+            for one in found
+        ]  # fmt: skip
+        output.show(columns, rows)
+
+
+def alerts(
+    pipeline: Annotated[str | None, typer.Option("--pipeline", metavar="ID", help="Of this one only.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
+    url: options.Url = None,
+    data: options.Data = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List breaches of error budgets, the newest first."""
+    from itertools import islice
+
+    with options.client(url, data) as sluice:
+        found = list(islice(sluice.alerts(pipeline), limit))
+    if as_json:
+        output.data(found)
+    elif not found:
+        output.say("no budget was broken")
+    else:
+        now_ms = time.time_ns() // 1_000_000
+        rows = [
+            (
+                output.ago(one["raised_at_ms"], now_ms) + " ago", one["pipeline_id"], one["condition"], one["action"],
+                one["agent_id"], "yes" if one["revoked_at_ms"] else "",
+                output.shortened(one["detail"], DETAIL_MAX_CHARACTERS),
+            )
+            for one in found
+        ]  # fmt: skip
+        output.show(("raised", "pipeline", "condition", "action", "agent", "revoked", "detail"), rows)
+
+
+def handoff(
+    pipeline_id: options.PipelineId,
+    new: Annotated[bool, typer.Option("--new", help="Have one written now; the pipeline goes on.")] = False,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="WORD", help="With --new: why.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, which is the default.")] = False,
+    url: options.Url = None,
+    data: options.Data = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the newest handoff report on a pipeline: what a stranger needs to take it over."""
+    from sluice_client.errors import InputInvalid
+
+    if markdown and as_json:
+        raise InputInvalid("--markdown and --json: give one of them")
+    with options.client(url, data) as sluice:
+        known = sluice.hand_off(pipeline_id, reason=reason) if new else _newest(sluice, pipeline_id)
+        body = sluice.artifact(known["report" if as_json else "markdown"]["sha256"])
+    if as_json:
+        output.data(json.loads(body))
+    else:
+        output.say(body.decode().rstrip())
+
+
+def diagnose(
+    pipeline_id: options.PipelineId, url: options.Url = None, data: options.Data = None, as_json: options.AsJson = False
+) -> None:
+    """Start a pipeline that finds out why another one failed."""
+    with options.client(url, data) as sluice:
+        accepted = sluice.diagnose(pipeline_id)
+    _told(
+        accepted, f"pipeline {accepted.pipeline_id}, which diagnoses it,", ("is there", "will be there"), True, as_json
+    )
+
+
+def _newest(sluice: Sluice, pipeline_id: str) -> Json:
+    from sluice_client.errors import InputInvalid
+
+    reports = sluice.status(pipeline_id)["handoffs"]
+    if not reports:
+        raise InputInvalid(
+            f"pipeline {pipeline_id} was not handed off; have a report written now: sluice handoff {pipeline_id} --new"
+        )
+    newest: Json = reports[-1]
+    return newest
+
+
+def _told(accepted: Accepted, what: str, ends: tuple[str, str], waited: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        output.data(asdict(accepted))
+    elif waited and accepted.state:
+        output.say(f"{what} {ends[0]}")
+    else:
+        output.say(f"{what} {ends[1]}; the command is durable")
+
+
+def _clock(time_ms: int | None) -> str:
+    return "" if time_ms is None else output.clock(time_ms)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes the commands known."""
+    for command in (revoke, renew, tokens, alerts, handoff, diagnose):
+        app.command()(command)
