@@ -72,6 +72,7 @@ QUERY_DURATION = Histogram("sluice_query_duration_seconds", "Of one SQL query fr
 
 SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
 SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
+BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
 ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
 ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")
 
@@ -81,7 +82,7 @@ CATALOGUE: tuple[Metric, ...] = (
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
     ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
     ROWS_WRITTEN, QUERY_DURATION,
-    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, ALERTS_RAISED, ALERT_DELAY,
+    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, BUDGETS_SET, ALERTS_RAISED, ALERT_DELAY,
 )  # fmt: skip
 
 
