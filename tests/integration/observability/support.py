@@ -86,6 +86,11 @@ class Service:
     def log(self) -> str:
         return self._log.read_text()
 
+    def metric(self, name: str) -> float:
+        """The sum of a metric's series."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 

@@ -85,6 +85,7 @@ VAULT_AWAY = Gauge("sluice_vault_away", "Whether Vault is away, sealed or overlo
 ORPHANS_FOUND = Counter("sluice_orphans_found_total", "Tokens that Vault knew and nobody else; they are revoked.")
 SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
 SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
+BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
 ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
 ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")
 
@@ -96,7 +97,7 @@ CATALOGUE: tuple[Metric, ...] = (
     VAULT_CALLS, VAULT_DURATION,
     ROWS_WRITTEN, QUERY_DURATION,
     TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
-    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, ALERTS_RAISED, ALERT_DELAY,
+    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, BUDGETS_SET, ALERTS_RAISED, ALERT_DELAY,
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from yarl import URL
 
 from sluice_contracts.envelope import Record
 from sluice_contracts.topics import MONITOR_STATE, SIGNALS, Principal
-from sluice_observability.adapters.faust_transport import SluiceTransport
+from sluice_observability.adapters.faust_transport import LOGGER, SluiceTransport
 from sluice_observability.ports import Change, StateTable
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.connection import KafkaConnection
@@ -87,6 +87,15 @@ class Watch(Protocol):
         ...
 
 
+class _App(faust.App):  # type: ignore[misc]
+    """Without folders on the disk: the table is in memory."""
+
+    logger = LOGGER
+
+    def _create_directories(self) -> None:
+        pass
+
+
 class FaustSignals:
     """One life of a Faust app: it joins the group, restores, observes until it is stopped or something fails.
 
@@ -136,7 +145,7 @@ class FaustSignals:
                 username=connection.username, password=connection.password,
                 mechanism=connection.sasl_mechanism, ssl_context=arguments.get("ssl_context"),
             )  # fmt: skip
-        app = faust.App(
+        app = _App(
             self._names.full(GROUP),
             broker=url,
             broker_credentials=credentials,

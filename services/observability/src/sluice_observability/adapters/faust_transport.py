@@ -11,6 +11,7 @@ Three things differ from Faust's own (faust-streaming 0.15.3):
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,12 +23,17 @@ from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.kafka_names import KafkaNames
 from sluice_runtime.kafka_unreadable import read_past
 
+LOGGER = logging.getLogger("faust.sluice")
+"""With Faust's own: it tells each of its steps there."""
+
 FETCH_WAIT_MS = 250
 PAST_MAX_RECORDS = 1_000
 
 
 class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     """The thread that reads. `heard_ms` may be called from any thread."""
+
+    logger = LOGGER
 
     connection: KafkaConnection
     names: KafkaNames
@@ -98,11 +104,17 @@ class SluiceTransport(Transport):  # type: ignore[misc]
 
     def __init__(self, url: Any, app: Any, connection: KafkaConnection, names: KafkaNames, **options: Any) -> None:
         super().__init__(url, app, **options)
-        thread = type("Thread", (SluiceThread,), {"connection": connection, "names": names})
+
+        class OurThread(SluiceThread):
+            logger = LOGGER
+
+        OurThread.connection, OurThread.names = connection, names
 
         class OurConsumer(Consumer):  # type: ignore[misc]
+            logger = LOGGER
+
             def _new_consumer_thread(self) -> Any:
-                return thread(self, loop=self.loop, beacon=self.beacon)
+                return OurThread(self, loop=self.loop, beacon=self.beacon)
 
         self.Consumer = OurConsumer
 

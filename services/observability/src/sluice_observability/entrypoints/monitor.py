@@ -14,6 +14,7 @@ from sluice_runtime.kafka import KafkaBroker
 from sluice_runtime.metrics import (
     ALERT_DELAY,
     ALERTS_RAISED,
+    BUDGETS_SET,
     PARTITIONS_OWNED,
     RECORDS_REFUSED,
     SIGNALS_OBSERVED,
@@ -60,6 +61,7 @@ async def _show(monitor: Monitor, readiness: Readiness, metrics: Metrics) -> Non
             readiness.met(PARTITIONS)
         else:
             readiness.missing(PARTITIONS, "not in the group, or partitions are being restored")
+        metrics.gauge(BUDGETS_SET).set(len(monitor.budgets.records))
         figures = monitor.take_figures()
         for kind, count in figures.observed.items():
             metrics.counter(SIGNALS_OBSERVED, type=kind).inc(count)

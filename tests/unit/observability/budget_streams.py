@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sluice_contracts import codec, topics
+from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.errors import InvalidRecord
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported, WatchChanged
-from tests.log import Log
+from sluice_runtime.clock import Clock, SystemClock
 from tests.unit.observability.budget_oracle import Heard, Told, expected, told
 
 TENANTS = ("acme", "other")
-OWN_STORES = [row.name for row in topics.TOPICS if row.internal]
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Signals:
@@ -32,9 +26,11 @@ class Signals:
         seed: The same seed makes the same pipelines and the same course.
         pipelines: How many there are.
         watched: Whether progress is expected of agents.
+        clock: What time it is.
     """
 
-    def __init__(self, seed: int, pipelines: int = 20, *, watched: bool = False) -> None:
+    def __init__(self, seed: int, pipelines: int = 20, *, watched: bool = False, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._random = random.Random(seed)
         self.pipelines = [str(uuid.UUID(int=self._random.getrandbits(128), version=4)) for _ in range(pipelines)]
         self._said: list[CloudEvent[Message]] = []
@@ -51,7 +47,7 @@ class Signals:
         age_ms = draw.choice([0, 0, draw.randrange(5_000), draw.randrange(240_000), draw.choice([299_000, 400_000])])
         event = CloudEvent(
             str(uuid.UUID(int=draw.getrandbits(128), version=4)), "runner/1", TENANTS[number % 2],
-            self.pipelines[number], now_ms() - age_ms, self._data(number),
+            self.pipelines[number], self._clock.now_ms() - age_ms, self._data(number),
         )  # fmt: skip
         self._said.append(event)
         return event
@@ -80,15 +76,15 @@ def streams(records: Sequence[Record], **limits: int) -> Mapping[str, list[Heard
     return found
 
 
-def wanted(log: Log, heard_ms: int, **limits: int) -> list[Told]:
+def wanted(signals: Sequence[Record], heard_ms: int, **limits: int) -> list[Told]:
     """The alerts that the oracle wants, of all pipelines."""
     found: list[Told] = []
-    for stream in streams(log.records["signals"], **limits).values():
+    for stream in streams(signals, **limits).values():
         found += expected(stream, heard_ms, limits.get("progress_ms", 60_000))
     return sorted(found, key=lambda one: str(one["id"]))
 
 
-def raised(log: Log) -> list[Told]:
+def raised(records: Sequence[Record]) -> list[Told]:
     """The alerts on the topic, repetitions too."""
-    alerts: list[CloudEvent[Any]] = [codec.decode(record) for record in log.records["alerts"]]
+    alerts: list[CloudEvent[Any]] = [codec.decode(record) for record in records]
     return sorted((told(alert) for alert in alerts), key=lambda one: str(one["id"]))
