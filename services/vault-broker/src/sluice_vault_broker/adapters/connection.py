@@ -62,8 +62,8 @@ class _Own:
 class Connection:
     """Calls of Vault, as the broker or with another token.
 
-    Guarantees: no token is in an error or a log. The broker's own token is renewed, and got anew, once for a call, when it
-    has ended or Vault does not know it any more.
+    Guarantees: no token is in an error or a log. The broker's own token is renewed, and got anew, once for a call, when
+    it has ended or Vault does not know it any more.
     """
 
     def __init__(self, place: VaultPlace) -> None:
