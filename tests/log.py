@@ -80,9 +80,14 @@ class Log:
         """Reads everything up to where the topics end now."""
         ends = self.ends()
         until = time.monotonic() + READ_MAX_S
-        while behind := {at: end for at, end in ends.items() if self._next[self._prefix + at[0], at[1]] < end}:
+        while behind := {at: end for at, end in ends.items() if self._position(self._prefix + at[0], at[1]) < end}:
             assert time.monotonic() < until, f"not read to the end: {behind}"
             self.poll()
+
+    def _position(self, name: str, number: int) -> int:
+        """What was read of a partition, and the marks of transactions behind it."""
+        [at] = self._consumer.position([TopicPartition(name, number)])
+        return max(self._next[name, number], at.offset)
 
     def close(self) -> None:
         self._consumer.close()

@@ -110,6 +110,17 @@ def _check_vault(told: Events, store: MemoryStore, installation: str, ended: set
     assert policies == set(living.values()), policies ^ set(living.values())
 
 
+def check_expiries(records: Sequence[Record], store: MemoryStore) -> None:
+    """What is told to have expired did so by itself: no instance ended it, not even one that had lost its partition."""
+    for record in records:
+        event = decode(record)
+        if isinstance(event.data, TokenExpired):
+            above: str | None = event.data.accessor
+            while above is not None:
+                assert store.revoked.get(above, event.time_ms) >= event.time_ms, f"ended by us: {event}"
+                above = store.made[above].parent
+
+
 def _living(told: Events) -> dict[str, str]:
     """The tokens that live, as the log says: accessor and pipeline."""
     living: dict[str, str] = {}

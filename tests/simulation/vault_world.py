@@ -26,7 +26,7 @@ from sluice_vault_broker.handlers import BrokerDecider
 from sluice_vault_broker.ports import Label, VaultAway, VaultRefused
 from tests.doubles import ManualClock
 from tests.simulation.brokers import BrokerInstance
-from tests.simulation.vault_laws import TOLD, check
+from tests.simulation.vault_laws import TOLD, check, check_expiries
 from tests.vault import MemoryStore, MemoryVault
 
 PARTITIONS = 2
@@ -51,6 +51,7 @@ class VaultFaults:
     overloaded: float = 0.0
     refused: float = 0.0
     restarted: float = 0.0
+    ended_by_hand: float = 0.0
 
     @classmethod
     def all(cls) -> VaultFaults:
@@ -69,6 +70,7 @@ KINDS: dict[str, VaultFaults] = {
     "overloaded": VaultFaults(overloaded=0.2),
     "refused": VaultFaults(refused=0.1),
     "restarted": VaultFaults(restarted=0.004),
+    "ended_by_hand": VaultFaults(ended_by_hand=0.01),
 }
 """One of each kind, by itself."""
 
@@ -252,6 +254,10 @@ class VaultWorld:
             self._away_until_ms = self._vault_clock.now_ms() + 300
         if len(self.brokers) < 2 and roll() < faults.second_instance:
             self._new_broker()
+        if roll() < faults.ended_by_hand:
+            ours = [one.accessor for one in self.store.tokens.values() if one.installation == OURS]
+            if ours:
+                self.store.end(self.random.choice(ours))
 
     def _lose(self, *, freeze: bool) -> None:
         lost = self.brokers.pop(self.random.randrange(len(self.brokers)))
@@ -264,7 +270,7 @@ class VaultWorld:
     def _wake(self) -> None:
         """A zombie does some steps with the memory that it had, and only then learns that it lost everything."""
         zombie = self.frozen.pop(self.random.randrange(len(self.frozen)))
-        for _ in range(self.random.randint(1, 20)):
+        for _ in range(self.random.choice([5, 20, 120])):
             zombie.step()
 
     # The whole course
@@ -328,5 +334,7 @@ class VaultWorld:
         told = {topic: self.records(topic) for topic in TOLD}
         asked = [one for one in self.commands if isinstance(one.data, TokenRequest)]
         check(told, asked, self.store, OURS, QUEUE, self.ended, self._heard.lines)
+        if not self.faults.jump:
+            check_expiries(told["token.events"], self.store)
         for minted in self.foreign:
             assert minted.accessor in self.store.tokens, "another installation's token was ended"

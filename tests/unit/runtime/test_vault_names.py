@@ -18,7 +18,8 @@ ID = "6f1ed002-ab5f-5d4e-9d4f-0a3d2f0c8b11"
 def test_a_pipeline_s_policy_names_its_own_paths() -> None:
     text = names.pipeline_policy(ID)
     assert re.findall(r'path "([^"]+)"', text) == [
-        "secret/data/api-keys/*", "secret/data/services/*", f"secret/data/agents/{ID}/*", "sys/*"
+        "secret/data/api-keys/*", "secret/data/services/*", f"secret/data/agents/{ID}/*",
+        "auth/token/lookup-self", "sys/*",
     ]  # fmt: skip
     assert "{pipeline_id}" not in text
     assert names.pipeline_policy_name(ID) == f"sluice-pipeline-{ID}"

@@ -15,6 +15,10 @@ from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import AgentTimeout, CoordinationFailed, SpawnerError, SpawnLimitExceeded
 from sluice_spawner.domain.state import AgentEntity, AttemptRecord
 
+CREDENTIAL_ENDS = ("credential_expired", "credential_revoked")
+"""What runners say when Vault no longer knows their token: it is not the task's fault. Revocations that are come as
+`token.revoked` and `alert.raised` too, and whichever is heard first counts."""
+
 
 def started(builder: DecisionBuilder, message: AgentAttemptStarted) -> None:
     """The first runner in the order of the log holds the attempt. What was answered meanwhile, it is sent now."""
@@ -88,16 +92,18 @@ def succeeded(builder: DecisionBuilder, message: AgentSucceeded) -> None:
 
 
 def failed(builder: DecisionBuilder, message: AgentFailed) -> None:
-    """The attempt ended without a result: tried again, or the task's end."""
-    if fencing.current(builder, message) is not None:
+    """The attempt ended without a result: tried again, or the task's end. A credential that ended uses up no retry."""
+    if fencing.current(builder, message) is not None and message.problem.code in CREDENTIAL_ENDS:
+        lose(builder, message.agent_id, CoordinationFailed(message.problem.detail, code=message.problem.code))
+    elif fencing.current(builder, message) is not None:
         builder.accept(message)
         tasks.retry_or_fail(builder, message.agent_id, message.problem, retryable=message.retryable)
-    elif not _ended_by(fencing.record_of(builder, message), "failed"):
+    elif not _ended_by(fencing.record_of(builder, message), "failed", "lost"):
         fencing.refuse(builder, message)
 
 
-def _ended_by(record: AttemptRecord | None, end: str) -> bool:
-    return record is not None and record.end == end
+def _ended_by(record: AttemptRecord | None, *ends: str) -> bool:
+    return record is not None and record.end in ends
 
 
 # Silence

@@ -9,6 +9,10 @@ path "secret/data/services/*" {
 path "secret/data/agents/{pipeline_id}/*" {
   capabilities = ["create", "read", "update"]
 }
+# Whether it still lives: a runner asks now and then, so that a revoked agent stops.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
 path "sys/*" {
   capabilities = ["deny"]
 }
