@@ -156,6 +156,20 @@ def test_an_expired_credential_ends_the_attempt_and_the_next_goes_on() -> None:
     assert (world.last(TaskAssigned).attempt, world.last(AgentRun).turn) == (2, 1)
 
 
+@pytest.mark.covers("V5", "V8")
+@pytest.mark.parametrize("code", ["credential_revoked", "credential_expired"])
+def test_a_runner_that_finds_its_token_gone_uses_up_no_retry(code: str) -> None:
+    world = spawned({"id": "a", "retries": 0})
+    world.grant("a")
+    world.start("a")
+    said = world.fail("a", retryable=True, code=code)
+    assert [one.problem.code for one in of(AgentAttemptLost, said)] == [code]
+    assert types(said)[-1] == "token.request"
+    assert world.fail("a", retryable=True, code=code, attempt=1) == [], "once"
+    world.grant("a")
+    assert world.last(AgentRun).attempt == 2
+
+
 @pytest.mark.covers("V5", "W10")
 @pytest.mark.parametrize("how", ["revoked", "alert"])
 def test_an_attempt_whose_token_is_revoked_stops_and_uses_up_a_retry(how: str) -> None:

@@ -93,17 +93,20 @@ def succeeded(builder: DecisionBuilder, message: AgentSucceeded) -> None:
 
 def failed(builder: DecisionBuilder, message: AgentFailed) -> None:
     """The attempt ended without a result: tried again, or the task's end. A credential that ended uses up no retry."""
-    if fencing.current(builder, message) is not None and message.problem.code in CREDENTIAL_ENDS:
-        lose(builder, message.agent_id, CoordinationFailed(message.problem.detail, code=message.problem.code))
-    elif fencing.current(builder, message) is not None:
+    problem = message.problem
+    how = "lost" if problem.code in CREDENTIAL_ENDS else "failed"
+    current = fencing.current(builder, message) is not None
+    if current and how == "lost":
+        lose(builder, message.agent_id, CoordinationFailed(problem.detail, code=problem.code))
+    elif current:
         builder.accept(message)
-        tasks.retry_or_fail(builder, message.agent_id, message.problem, retryable=message.retryable)
-    elif not _ended_by(fencing.record_of(builder, message), "failed", "lost"):
+        tasks.retry_or_fail(builder, message.agent_id, problem, retryable=message.retryable)
+    elif not _ended_by(fencing.record_of(builder, message), how):
         fencing.refuse(builder, message)
 
 
-def _ended_by(record: AttemptRecord | None, *ends: str) -> bool:
-    return record is not None and record.end in ends
+def _ended_by(record: AttemptRecord | None, end: str) -> bool:
+    return record is not None and record.end == end
 
 
 # Silence
