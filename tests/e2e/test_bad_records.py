@@ -25,6 +25,8 @@ from sluice_contracts.messages.agent import (
     AgentTurnFinished,
     RunnerHeartbeat,
 )
+from sluice_contracts.messages.alert import AlertRaised, BudgetSet
+from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import (
     AgentAttemptLost,
     AgentAttemptRefused,
@@ -34,6 +36,9 @@ from sluice_contracts.messages.pipeline import (
     PipelineTick,
 )
 from sluice_contracts.messages.plan import TaskSpec
+from sluice_contracts.messages.report import HandoffReported
+from sluice_contracts.messages.signal import ViolationReported
+from sluice_contracts.messages.token import TokenGranted, TokenRenewed, TokenRequest
 from sluice_runtime.kafka import murmur2
 from tests.installation import PREFIX, QUEUE, Installation
 from tests.kafka import write_unreadable
@@ -129,17 +134,38 @@ BROKEN: dict[str, tuple[Refusal, Break]] = {
     ),
     "elsewhere": (Refusal.WRONG_PARTITION, elsewhere),
 }  # fmt: skip
-ONE_PARTITION = "runner.heartbeats"
+ONE_PARTITION = ("runner.heartbeats", "budgets")
 CONSUMED = (
     "pipeline.commands", f"agent.events.{QUEUE}", f"agent.tasks.{QUEUE}", f"agent.inbox.{QUEUE}", "runner.heartbeats",
-    "pipeline.events", ADMISSION,
+    "pipeline.events", ADMISSION, "token.commands", "token.events", "signals", "budgets", "alerts", "reports",
 )  # fmt: skip
 FORGED = {
-    "pipeline.commands": b"spawner", f"agent.events.{QUEUE}": b"spawner/1", f"agent.tasks.{QUEUE}": b"agent-runner/x",
+    "pipeline.commands": b"agent-runner/x", f"agent.events.{QUEUE}": b"spawner/1",
+    f"agent.tasks.{QUEUE}": b"agent-runner/x",
     f"agent.inbox.{QUEUE}": b"observability", "runner.heartbeats": b"spawner", "pipeline.events": b"agent-runner/x",
-    ADMISSION: b"agent-runner/x",
+    ADMISSION: b"agent-runner/x", "token.commands": b"agent-runner/x", "token.events": b"spawner",
+    "signals": b"vault-broker", "budgets": b"spawner", "alerts": b"spawner", "reports": b"spawner",
 }  # fmt: skip
 UNLAWFUL = dict.fromkeys(CONSUMED, b"pipeline.tick") | {"pipeline.commands": b"pipeline.spawned"}
+
+
+_REF = ArtifactRef(sha256="0" * 64, size_bytes=0)
+SAFEGUARDS: dict[str, tuple[str, Message]] = {
+    "token.events": ("vault-broker", TokenRenewed(agent_id="nobody", attempt=1, accessor="a", expires_at_ms=1)),
+    "budgets": ("a-stranger", BudgetSet(scope="installation")),
+    "alerts": (
+        "monitor",
+        AlertRaised(
+            condition="no_progress", action="revoke_agent", agent_id="nobody", attempt=1, observed=2, limit=1,
+            window_ms=1, breached_at_ms=1, detail="nobody came on",
+        ),
+    ),
+    "reports": (
+        "observability-api",
+        HandoffReported(cause="demand", cause_id="c", reason="r", summary="s", report=_REF, markdown=_REF),
+    ),
+}  # fmt: skip
+"""Topics on which a record about nobody changes nothing: by whom, and what."""
 
 
 def home(key: str) -> int:
@@ -172,13 +198,13 @@ def test_bad_records_on_every_topic(installation: Installation) -> None:
     for topic in CONSUMED:
         first, second, third = (_good(installation, topic, long, agent, model, number) for number in range(3))
         goods += [first, second, third]
-        partition = 0 if topic == ONE_PARTITION else home((first.record.key or b"").decode())
+        partition = 0 if topic in ONE_PARTITION else home((first.record.key or b"").decode())
         cases = {
             name: (refusal, change(first.record)) for name, (refusal, change) in BROKEN.items()
-            if (topic, refusal) != (ONE_PARTITION, Refusal.WRONG_PARTITION)
+            if topic not in ONE_PARTITION or refusal != Refusal.WRONG_PARTITION
         }  # fmt: skip
         homes = {home((one.record.key or b"").decode()) for one in (first, second, third)}
-        assert topic == ONE_PARTITION or homes == {partition}
+        assert topic in ONE_PARTITION or homes == {partition}
         records = [first.record, *(record for _, record in cases.values()), second.record, structured(third.record)]
         places = installation.write(records, principal="admin", partition=partition)
         for (name, (refusal, record)), place in zip(cases.items(), places[1:-2], strict=True):
@@ -275,6 +301,28 @@ def _good(installation: Installation, topic: str, pipeline: str, agent: str, mod
 
         def handled() -> Any:
             return stopped not in _running(installation)
+
+    elif topic in ("token.commands", "signals"):
+        # About pipelines that nobody else knows, in the partition of the living one.
+        subject = key = next(one for one in iter(lambda: str(uuid.uuid4()), "") if home(one) == home(pipeline))
+        unknown, source = subject, "a-stranger"
+        answer: tuple[type[Message], str]
+        if topic == "signals":
+            made, answer = ViolationReported(policy="p", severity="CRITICAL"), (AlertRaised, "alerts")
+        else:
+            made, answer = TokenRequest(), (TokenGranted, "token.events")
+
+        def handled() -> Any:
+            return installation.events(unknown, *answer)
+
+    elif topic in SAFEGUARDS:
+        source, made = SAFEGUARDS[topic]
+        if topic == "budgets":
+            made, subject = BudgetSet(scope="pipeline", name=identity), identity
+            key = f"pipeline/{identity}"
+
+        def handled() -> Any:
+            return installation.sql(f"SELECT 1 FROM events WHERE event_id = '{identity}'")
 
     elif topic == ADMISSION:
         # For a pipeline that nobody knows: what it is granted comes back.

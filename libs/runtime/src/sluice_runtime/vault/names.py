@@ -9,9 +9,6 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-from sluice_contracts import ids
-from sluice_contracts.limits import IDENTIFIER_PATTERN
-
 KV_MOUNT, TRANSIT_MOUNT = "secret", "transit"
 BROKER, RUNNER, ORCHESTRATOR = "vault-broker", "agent-runner", "pipeline-orchestrator"
 """AppRole roles: of two services, and the one by which vault-broker logs in once for each pipeline."""
@@ -24,8 +21,7 @@ API_KEY_FIELD = "api_key"
 PARENT_POLICY = "sluice-parent"
 """What a token needs to have children. Theirs never go beyond its own: Vault refuses it."""
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_PIPELINE_ID = re.compile(IDENTIFIER_PATTERN)
+_PIPELINE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _QUEUE = re.compile(r"[a-z0-9_](?:[a-z0-9_.\-]{0,126}[a-z0-9_])?")
 """Narrower than a topic's: Vault writes names of policies in lower case, and a key's does not end in '-' or '.'."""
 
@@ -59,17 +55,14 @@ def queue_policy(queue: str) -> str:
 
 
 def pipeline_policy_name(pipeline_id: str) -> str:
-    """The name of a pipeline's own policy: its id, or, where that is no UUID, one that is derived from it.
-
-    Vault writes names of policies in lower case: two ids that differ in nothing else would share a policy.
+    """The name of a pipeline's own policy.
 
     Raises:
-        ValueError: That is no pipeline's id.
+        ValueError: That is no pipeline's id: in lower case, as every service writes it.
     """
     if not _PIPELINE_ID.fullmatch(pipeline_id):
-        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id; it has letters, digits, '_', '.' and '-'")
-    name = pipeline_id if _UUID.fullmatch(pipeline_id) else ids.derived_id("vault-policy", pipeline_id)
-    return f"sluice-pipeline-{name}"
+        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id; it is a UUID in lower case")
+    return f"sluice-pipeline-{pipeline_id}"
 
 
 def pipeline_policy(pipeline_id: str) -> str:
