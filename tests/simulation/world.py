@@ -42,8 +42,6 @@ that it had, then starts another pipeline of the same id."""
 DEAF_MAX_MS = 21_000
 """An instance hears no heartbeats for so long: some leases."""
 
-INPUTS = ["pipeline.commands", "admission", f"agent.events.{QUEUE}"]
-
 
 @dataclass(frozen=True)
 class Faults:
@@ -83,6 +81,15 @@ class World:
         self._new_spawner()
         self._new_runner()
 
+    def inputs(self) -> list[str]:
+        """What spawners read."""
+        return ["pipeline.commands", "admission", f"agent.events.{QUEUE}"]
+
+    def policy(self) -> SpawnerPolicy:
+        """What spawners are told."""
+        retention_s = BRIEF_RETENTION_S if self.forgetful else SpawnerPolicy().finished_retention_s
+        return SpawnerPolicy(installation_agents_max=self.agents_max, finished_retention_s=retention_s)
+
     # Processes
 
     def _name(self, stem: str) -> str:
@@ -90,10 +97,8 @@ class World:
         return f"{stem}-{self._made}"
 
     def _new_spawner(self) -> None:
-        retention_s = BRIEF_RETENTION_S if self.forgetful else SpawnerPolicy().finished_retention_s
-        policy = SpawnerPolicy(installation_agents_max=self.agents_max, finished_retention_s=retention_s)
-        decider = SpawnerDecider(policy, RoleCatalogue(queue_of={ROLE.name: QUEUE}, queues=frozenset({QUEUE})))
-        instance = SpawnerInstance(self._name("spawner"), self.log, self.clock, self.random, decider, INPUTS)
+        decider = SpawnerDecider(self.policy(), RoleCatalogue(queue_of={ROLE.name: QUEUE}, queues=frozenset({QUEUE})))
+        instance = SpawnerInstance(self._name("spawner"), self.log, self.clock, self.random, decider, self.inputs())
         self.spawners.append(instance)
         self._rebalance()
 
