@@ -205,7 +205,8 @@ class GateWorld(spine.World):
 
     def _until_idle(self) -> None:
         for _ in range(20_000):
-            if all(broker.idle(self.clock.now_ms()) for broker in self.brokers):
+            owned = sum(len(broker.owners) for broker in self.brokers)
+            if owned == spine.PARTITIONS and all(broker.idle(self.clock.now_ms()) for broker in self.brokers):
                 return
             self.step(calm=True)
         raise AssertionError("the brokers do not come to rest")
