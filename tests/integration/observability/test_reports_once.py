@@ -22,7 +22,7 @@ from sluice_observability.adapters.kafka_outbox import SESSION_TIMEOUT_MS
 from sluice_runtime.artifact_files import FileArtifactStore
 from tests.integration.observability.conftest import StartService, new_prefix, starting
 from tests.integration.observability.reading import Reader
-from tests.integration.observability.support import Service, Writer, wait_for
+from tests.integration.observability.support import WAIT_S, Service, Writer, wait_for
 from tests.kafka import TestKafka, write_unreadable
 from tests.unit.observability.breaches import breach, reported
 from tests.unit.observability.events import Teller
@@ -30,8 +30,10 @@ from tests.unit.observability.events import Teller
 INSTALLATIONS, KILLS_OF_EACH = 4, 6
 """Side by side: a takeover waits for the dead member's session, whatever the machine can do meanwhile."""
 
-SPREAD_S = 0.06
-"""From the revocation to its report it is some 50 ms: kills fall before, between and after its steps."""
+SPREAD_S = 0.15
+COMMIT_S = 0.01
+"""From the revocation to its report it is some 100 ms, of which the last ten are behind the first stored body: kills
+fall before, between and after the steps."""
 
 
 class EmptyLog(BaseHTTPRequestHandler):
@@ -95,9 +97,11 @@ def killed_at_random(kafka: TestKafka, directory: Path, sql_url: str, seed: int)
             before = stored_in(directory)
             writer.tell(*breach(Teller(name)))
             pipelines.append(name)
-            if chance.random() < 0.7:  # between storing and committing
-                wait_for("a body to be stored", lambda before=before: stored_in(directory) > before)
-                time.sleep(chance.uniform(0, SPREAD_S / 4))
+            if chance.random() < 0.75:  # between storing and committing
+                until = time.monotonic() + WAIT_S
+                while stored_in(directory) == before and time.monotonic() < until:
+                    time.sleep(0.0005)
+                time.sleep(chance.uniform(0, COMMIT_S))
             else:
                 time.sleep(chance.uniform(0, SPREAD_S))
             api.kill()
