@@ -196,11 +196,17 @@ class Sql(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a partition's table holds for a key from now on; None deletes it."""
+    """What a partition's table holds for a key from now on; None deletes it.
+
+    Attributes:
+        version: Of two values of one key the one of the higher version counts, whichever was written later: an owner
+            that does not know yet that he is none writes lower ones. Of equal ones the later.
+    """
 
     partition: int
     key: str
     value: bytes | None
+    version: int
 
 
 class StateTable(Protocol):
@@ -212,6 +218,47 @@ class StateTable(Protocol):
         Raises:
             BrokerUnavailable: Some may not be; start again from what the table has.
         """
+        ...
+
+
+class SignalWatch(Protocol):
+    """What is done with signals: `handlers.budget_watch.BudgetWatch`."""
+
+    def home(self, key: str) -> int | None:
+        """The partition whose table has a key."""
+        ...
+
+    async def restore(self, partition: int, stored: Mapping[str, bytes]) -> None:
+        """Takes a partition over."""
+        ...
+
+    def drop(self, partitions: Collection[int]) -> None:
+        """Lets go of partitions."""
+        ...
+
+    @property
+    def owned(self) -> Collection[int]:
+        """The partitions that were taken over."""
+        ...
+
+    def position(self, partition: int) -> int | None:
+        """The offset after the last signal that was observed."""
+        ...
+
+    async def observe(self, records: Sequence[Record], table: StateTable) -> None:
+        """Folds records in."""
+        ...
+
+    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
+        """Looks at the timers."""
+        ...
+
+    async def catch_up(self, partition: int, end: int, table: StateTable) -> None:
+        """Observes what lies between a partition's position and an offset, and was not handed out."""
+        ...
+
+    async def rewrite(self, partition: int, table: StateTable) -> None:
+        """Writes all of a partition's states again."""
         ...
 
 

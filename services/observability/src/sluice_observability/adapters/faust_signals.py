@@ -5,7 +5,11 @@ here (faust-streaming 0.15.3):
 
 - it acknowledges what it passes over in a rebalance, and would commit offsets of signals that nobody observed; so its
   acknowledgements are off, and where the table stands is a record of the table itself;
+- after a rebalance it may hand out records from beyond where it should go on, and may keep others back; here whatever
+  lies between is read by other means before a position moves on;
 - it commits whether or not the changelog was written; here the changelog's acknowledgement is waited for;
+- the last record of a key wins in its changelog, though an owner that was frozen may write after the one who took over;
+  here values have versions, and whoever finds that somebody else has written writes all of its states again;
 - its table in memory keeps what belongs to partitions that went elsewhere; here each assignment drops that, and has
   Faust read those partitions' changelogs from their beginning when they come back;
 - after an error of Kafka's it crashes as a whole, so a run is one life of an app, and whoever calls begins another.
@@ -17,17 +21,15 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
-import faust
 from aiokafka import TopicPartition as KafkaPartition
-from yarl import URL
 
 from sluice_contracts.envelope import Record
 from sluice_contracts.topics import MONITOR_STATE, SIGNALS, Principal
-from sluice_observability.adapters.faust_transport import LOGGER, SluiceTransport
-from sluice_observability.ports import Change, StateTable
+from sluice_observability.adapters.faust_app import VERSION_BYTES, VersionedTable, made_app
+from sluice_observability.ports import Change, SignalWatch
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.kafka_names import KafkaNames
@@ -48,52 +50,14 @@ COMMIT_INTERVAL_S = 1.0
 WRITE_TIMEOUT_S = 8.0
 """Below the time after which Kafka gives the partitions to others: what is not written by then never will be."""
 
-FROZEN_S = 3.0
-"""A loop that stood still for so long may have lost its partitions: it writes nothing more and joins anew."""
+FROZEN_SHARE = 1 / 3
+"""A loop that stood still for so much of the session's time may soon have lost its partitions: it joins anew."""
+
+
+BEHIND_MAX_S = 1.0
+"""What Faust has read it hands out in milliseconds, or never."""
 
 STOP_TIMEOUT_S = 10.0
-
-
-class Watch(Protocol):
-    """What is done with what Faust reads: `handlers.budget_watch.BudgetWatch`."""
-
-    def home(self, key: str) -> int | None:
-        """The partition whose table has a key."""
-        ...
-
-    async def restore(self, partition: int, stored: Mapping[str, bytes]) -> None:
-        """Takes a partition over."""
-        ...
-
-    def drop(self, partitions: Collection[int]) -> None:
-        """Lets go of partitions."""
-        ...
-
-    @property
-    def owned(self) -> Collection[int]:
-        """The partitions that were taken over."""
-        ...
-
-    def position(self, partition: int) -> int | None:
-        """The offset after the last signal that was observed."""
-        ...
-
-    async def observe(self, records: Sequence[Record], table: StateTable) -> None:
-        """Folds records in."""
-        ...
-
-    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
-        """Looks at the timers."""
-        ...
-
-
-class _App(faust.App):  # type: ignore[misc]
-    """Without folders on the disk: the table is in memory."""
-
-    logger = LOGGER
-
-    def _create_directories(self) -> None:
-        pass
 
 
 class FaustSignals:
@@ -119,7 +83,7 @@ class FaustSignals:
         partitions: int,
         instance: str,
         session_timeout_ms: int,
-        watch: Watch,
+        watch: SignalWatch,
     ) -> None:
         self._names = KafkaNames(prefix)
         self._watch = watch
@@ -129,51 +93,19 @@ class FaustSignals:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._restored: set[int] = set()
         self._committed: dict[int, int] = {}
+        self._behind_since_s: dict[int, float] = {}
+        self._written: dict[int, int] = {}  # the last offset of ours in the changelog
+        self._disturbed: set[int] = set()  # where somebody else has written since
+        self._frozen_s = FROZEN_SHARE * session_timeout_ms / 1_000
         self._ticked_s = asyncio.get_running_loop().time()
-        self._app = self._made(connection, partitions, instance, session_timeout_ms)
+        self._app = made_app(
+            self._names.full(GROUP), connection, self._names, partitions, instance, session_timeout_ms, WRITE_TIMEOUT_S
+        )
+        self._app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        self._app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         self._signals = self._names.full(SIGNALS.name)
         self._changelog = self._names.full(MONITOR_STATE.name)
         self._table = self._made_table(partitions)
-
-    def _made(self, connection: KafkaConnection, partitions: int, instance: str, session_timeout_ms: int) -> Any:
-        url = [URL(f"kafka://{one}") for one in connection.bootstrap_servers.split(",")]
-        session_s = session_timeout_ms / 1_000
-        arguments = connection.aiokafka()
-        credentials = None
-        if connection.username is not None:
-            credentials = faust.SASLCredentials(
-                username=connection.username, password=connection.password,
-                mechanism=connection.sasl_mechanism, ssl_context=arguments.get("ssl_context"),
-            )  # fmt: skip
-        app = _App(
-            self._names.full(GROUP),
-            broker=url,
-            broker_credentials=credentials,
-            ssl_context=arguments.get("ssl_context"),
-            broker_client_id=f"monitor-{instance}",
-            broker_session_timeout=session_s,
-            broker_heartbeat_interval=max(0.3, session_s / 5),
-            broker_request_timeout=max(15.0, session_s),
-            broker_rebalance_timeout=30.0,
-            canonical_url=URL(f"http://{instance}"),  # the assignor tells instances apart by it; nobody is asked there
-            consumer_auto_offset_reset="earliest",
-            producer_request_timeout=WRITE_TIMEOUT_S,
-            producer_max_request_size=16 * 1024 * 1024,
-            store="memory://",
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            topic_partitions=partitions,
-            table_standby_replicas=0,
-            processing_guarantee="at_least_once",
-            stream_recovery_delay=0.0,
-            stream_wait_empty=False,
-            web_enabled=False,
-            autodiscover=False,
-        )
-        app.transport = SluiceTransport(url, app, connection, self._names, loop=asyncio.get_running_loop())
-        app.on_partitions_revoked.connect(self._on_revoked, weak=False)
-        app.on_partitions_assigned.connect(self._on_assigned, weak=False)
-        return app
 
     def _made_table(self, partitions: int) -> Any:
         raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
@@ -182,10 +114,11 @@ class FaustSignals:
         )
         signals = self._app.topic(self._signals, **raw, acks=False, internal=True, allow_empty=True)
         self._app.agent(signals, name="signals")(self._read)
-        return self._app.Table(
-            "budgets", key_type=bytes, value_type=bytes, partitions=partitions, changelog_topic=changelog,
-            on_recover=self._on_recovered,
+        table = VersionedTable(
+            self._app, name="budgets", key_type=bytes, value_type=bytes, partitions=partitions,
+            changelog_topic=changelog, on_recover=self._on_recovered, beacon=self._app.tables.beacon,
         )  # fmt: skip
+        return self._app.tables.add(table)
 
     # Life
 
@@ -238,7 +171,7 @@ class FaustSignals:
 
     def _check_awake(self) -> None:
         stood_s = asyncio.get_running_loop().time() - self._ticked_s
-        if stood_s > FROZEN_S:
+        if stood_s > self._frozen_s:
             raise BrokerUnavailable(f"this process stood still for {stood_s:.1f} s, others may own its partitions")
 
     # Partitions come and go
@@ -246,6 +179,7 @@ class FaustSignals:
     async def _on_revoked(self, app: Any, revoked: Any, **_: Any) -> None:
         async with self._lock:  # after the step that is under way
             self._waiting.clear()
+            self._written.clear()
             self._watch.drop(list(self._watch.owned))
 
     async def _on_assigned(self, app: Any, assigned: Any, **_: Any) -> None:
@@ -268,7 +202,7 @@ class FaustSignals:
             for key, value in self._table.data.items():
                 home = self._watch.home(key.decode())
                 if home is not None and value is not None:
-                    stored[home][key.decode()] = value
+                    stored[home][key.decode()] = value[VERSION_BYTES:]
             async with self._lock:
                 for partition in sorted(partitions):
                     await self._watch.restore(partition, stored[partition])
@@ -298,8 +232,14 @@ class FaustSignals:
                     await self._wake.wait()
             async with self._lock:
                 await self._observe()
+                while self._disturbed:
+                    partition = self._disturbed.pop()
+                    logger.warning("somebody else has written the table of partition %d; writing it anew", partition)
+                    self._written.pop(partition, None)
+                    await self._watch.rewrite(partition, self)
                 if loop.time() >= looked_s + LOOK_INTERVAL_S:
                     looked_s = loop.time()
+                    await self._catch_up()
                     await self._watch.look(self._heard(), self)
             if loop.time() >= committed_s + COMMIT_INTERVAL_S:
                 committed_s = loop.time()
@@ -320,6 +260,17 @@ class FaustSignals:
             SIGNALS.name, message.partition, message.offset, round(message.timestamp * 1_000), message.key,
             message.value, tuple(message.headers or ()),
         )  # fmt: skip
+
+    async def _catch_up(self) -> None:
+        """Has that observed which Faust has read and not handed out, and does not any more."""
+        thread, loop = self._app.consumer._thread, asyncio.get_running_loop()
+        for partition in list(self._watch.owned):
+            position = self._watch.position(partition)
+            read = thread.read_through(KafkaPartition(self._signals, partition))
+            if self._waiting or self._app.rebalancing or position is None or read is None or read <= position:
+                self._behind_since_s.pop(partition, None)
+            elif loop.time() >= self._behind_since_s.setdefault(partition, loop.time()) + BEHIND_MAX_S:
+                await self._watch.catch_up(partition, read, self)
 
     def _heard(self) -> dict[int, int]:
         """By partition, until when all signals were observed."""
@@ -351,17 +302,21 @@ class FaustSignals:
         sent: list[Awaitable[Any]] = []
         for change in changes:
             key = change.key.encode()
+            value = None if change.value is None else change.version.to_bytes(VERSION_BYTES) + change.value
             sent.append(
-                self._table.send_changelog(
-                    change.partition, key, change.value, key_serializer="raw", value_serializer="raw"
-                )
+                self._table.send_changelog(change.partition, key, value, key_serializer="raw", value_serializer="raw")
             )
-            if change.value is None:
+            if value is None:
                 self._table.data.data.pop(key, None)
             else:
-                self._table.data.data[key] = change.value
+                self._table.data.data[key] = value
         try:
             async with asyncio.timeout(2 * WRITE_TIMEOUT_S):
-                await asyncio.gather(*sent)
+                written = await asyncio.gather(*sent)
         except Exception as error:
             raise BrokerUnavailable(f"the table was not written: {type(error).__name__}: {error}") from error
+        for one in written:
+            at, offset = one.topic_partition.partition, one.offset
+            if self._written.get(at, offset - 1) != offset - 1:
+                self._disturbed.add(at)
+            self._written[at] = offset

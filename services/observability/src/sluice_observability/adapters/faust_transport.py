@@ -74,6 +74,10 @@ class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
                 return {at: [_as_fetched(at, record) for record in past.records]}
         return {}
 
+    def read_through(self, at: KafkaPartition) -> int | None:
+        """The offset after the last record that was read; None where the partition is not assigned or has no place."""
+        return None if self._consumer is None else _position(self._consumer, at)
+
     def heard_ms(self, at: KafkaPartition, observed: int) -> int | None:
         """Until when (Unix time) all that was appended to a partition lies below `observed`; None if it is not known.
 

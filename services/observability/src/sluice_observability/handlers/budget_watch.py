@@ -174,27 +174,56 @@ class BudgetWatch:
         step, ends = _Step(), dict[int, int]()
         for record in records:
             owned = self._owned.get(record.partition)
-            if owned is None or record.offset < ends.get(record.partition, owned.position):
+            if owned is None:
                 continue
-            ends[record.partition] = record.offset + 1
-            try:
-                event = codec.decode(record)
-                codec.check_partition(record, self._broker.partition_for(record.key or b"", self._count))
-            except InvalidRecord as fault:
-                step.refused.append((record, fault))
-                continue
-            self.figures.observed[event.type] += 1
-            key, before = event.subject, owned.pipelines.get(event.subject)
-            known = before or _FRESH
-            signal = Signal(event, record.timestamp_ms)
-            limits = self._budgets.limits(tenant_of(known, signal), key)
-            after, alerts, unheeded = observe(known, signal, limits)
-            if unheeded is not None:
-                self.figures.unheeded[unheeded] += 1
-            if after is not before:
-                owned.pipelines[key] = after
-                step.take(record.partition, key, after, alerts, record.timestamp_ms)
+            position = ends.get(record.partition, owned.position)
+            if record.offset > position:
+                await self._finish(step, ends, table)
+                step, ends = _Step(), {}
+                await self.catch_up(record.partition, record.offset, table)
+            if record.offset >= position:
+                self._fold(step, owned, record)
+                ends[record.partition] = record.offset + 1
         await self._finish(step, ends, table)
+
+    async def catch_up(self, partition: int, end: int, table: StateTable) -> None:
+        """Observes what lies between a partition's position and an offset, and was not handed out.
+
+        Offsets have holes; but Faust, after a rebalance, leaves records out, too.
+
+        Raises:
+            BrokerUnavailable: The step is cut off.
+        """
+        owned = self._owned.get(partition)
+        while owned is not None and owned.position < end:
+            through = min(end, owned.position + STEP_MAX_RECORDS)
+            found: list[Record] = []
+            await self._broker.read(TopicPartition(SIGNALS.name, partition), owned.position, through, found.extend)
+            if found:
+                logger.info("%d signals from offset %d on were passed over before", len(found), found[0].offset)
+            step = _Step()
+            for record in found:
+                self._fold(step, owned, record)
+            await self._finish(step, {partition: through}, table)
+
+    def _fold(self, step: _Step, owned: _Partition, record: Record) -> None:
+        try:
+            event = codec.decode(record)
+            codec.check_partition(record, self._broker.partition_for(record.key or b"", self._count))
+        except InvalidRecord as fault:
+            step.refused.append((record, fault))
+            return
+        self.figures.observed[event.type] += 1
+        key, before = event.subject, owned.pipelines.get(event.subject)
+        known = before or _FRESH
+        signal = Signal(event, record.timestamp_ms)
+        limits = self._budgets.limits(tenant_of(known, signal), key)
+        after, alerts, unheeded = observe(known, signal, limits)
+        if unheeded is not None:
+            self.figures.unheeded[unheeded] += 1
+        if after is not before:
+            owned.pipelines[key] = after
+            step.take(record.partition, key, after, alerts, record.timestamp_ms)
 
     async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
         """Looks at the timers that are due.
@@ -236,16 +265,32 @@ class BudgetWatch:
         changes = []
         for partition in sorted(step.changed.keys() | ends.keys()):
             owned = self._owned[partition]
-            for key, pipeline in step.changed.get(partition, {}).items():
-                changes.append(Change(partition, key, None if pipeline is None else encode(pipeline)))
+            owned.position = ends.get(partition, owned.position)
+            changed = step.changed.get(partition, {})
+            changes += self._changes(partition, owned, changed)
+            for key, pipeline in changed.items():
                 if pipeline is not None:
                     heapq.heappush(owned.looks, (self._look_ms(key, pipeline), key))
-            owned.position = ends.get(partition, owned.position)
-            # Last, so that the last record of a partition is never a tombstone: Kafka would delete it some day, and
-            # Faust waits for ever for the record before the partition's end.
-            changes.append(Change(partition, position_key(partition), b"%d" % owned.position))
         if changes:
             await table.write(changes)
+
+    async def rewrite(self, partition: int, table: StateTable) -> None:
+        """Writes all of a partition's states again: somebody else has written there.
+
+        Raises:
+            BrokerUnavailable: Some may not be durable.
+        """
+        if (owned := self._owned.get(partition)) is not None:
+            await table.write(self._changes(partition, owned, owned.pipelines))
+
+    def _changes(self, partition: int, owned: _Partition, changed: Mapping[str, Pipeline | None]) -> list[Change]:
+        found = [
+            Change(partition, key, None if pipeline is None else encode(pipeline), owned.position)
+            for key, pipeline in changed.items()
+        ]
+        # Last, so that the last record of a partition is never a tombstone: Kafka would delete it some day, and Faust
+        # waits for ever for the record before the partition's end.
+        return [*found, Change(partition, position_key(partition), b"%d" % owned.position, owned.position)]
 
     async def _tell(self, alerts: Sequence[tuple[int, int, CloudEvent[AlertRaised]]]) -> None:
         new = [one for one in alerts if one[2].id not in self._owned[one[0]].published]
