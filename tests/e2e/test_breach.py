@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sluice_contracts import codec, diagnosis
+from sluice_contracts import codec, diagnosis, ids
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages.agent import AgentGrantOpened, AgentTurnFinished
-from sluice_contracts.messages.alert import AlertRaised
+from sluice_contracts.messages.alert import AlertRaised, BudgetSet
 from sluice_contracts.messages.base import Message
 from sluice_contracts.messages.pipeline import (
     AgentStateChanged,
@@ -56,10 +56,10 @@ agents:
 """
 
 
-def tell(installation: Installation, topic: str, pipeline: str, data: Message) -> None:
+def tell(installation: Installation, topic: str, pipeline: str, data: Message, *, key: str | None = None) -> None:
     """A record of another system's."""
     event = CloudEvent(str(uuid.uuid4()), "dlp-scanner", TENANT, pipeline, time.time_ns() // 1_000_000, data)
-    installation.write([codec.encode(event, topic=topic, key=pipeline)])
+    installation.write([codec.encode(event, topic=topic, key=key or pipeline)])
 
 
 def living(installation: Installation) -> set[str]:
@@ -111,7 +111,13 @@ def ended_well(
 
 @pytest.mark.covers("V1", "V3", "V5", "V7", "O4", "O5", "O6")
 def test_errors_break_the_budget(installation: Installation) -> None:
-    pipeline = installation.spawn(installation.scenario("fails", FAILS))
+    key = str(uuid.uuid4())
+    pipeline = ids.pipeline_id(TENANT, key)
+    budget = BudgetSet(scope="pipeline", name=pipeline, errors_per_minute=5)
+    tell(installation, "budgets", pipeline, budget, key=f"pipeline/{pipeline}")
+    where = f"SELECT 1 AS one FROM events WHERE type = 'budget.set' AND payload LIKE '%{pipeline}%'"
+    installation.until(lambda: installation.sql(where), what="the budget is set")
+    assert installation.spawn(installation.scenario("fails", FAILS), dedupe_key=key) == pipeline
     found = ended_well(installation, pipeline, "error_budget_exceeded", diagnosed=True)
     [alert] = installation.events(pipeline, AlertRaised, "alerts")
     assert (alert.data.observed, alert.data.limit, alert.data.action) == (6, 5, "revoke_pipeline")

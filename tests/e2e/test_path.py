@@ -8,7 +8,13 @@ from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import INSTALLATION_ID
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
-from sluice_contracts.messages.agent import AgentAttemptStarted, AgentRun, AgentSucceeded, AgentTurnFinished
+from sluice_contracts.messages.agent import (
+    AgentAttemptStarted,
+    AgentGrantOpened,
+    AgentRun,
+    AgentSucceeded,
+    AgentTurnFinished,
+)
 from sluice_contracts.messages.pipeline import (
     AgentCreated,
     PipelineCompleted,
@@ -19,6 +25,7 @@ from sluice_contracts.messages.pipeline import (
     TaskStarted,
     TaskSucceeded,
 )
+from sluice_contracts.messages.token import TokenGranted, TokenRequest
 from sluice_contracts.topics import topic_of
 from tests.installation import QUEUE, Installation
 
@@ -34,9 +41,12 @@ PATH: list[tuple[type[Message], type[Message] | None]] = [
     (AdmissionRequested, PipelineSpawn),
     (AdmissionGranted, AdmissionRequested),
     (AgentCreated, AdmissionGranted),
-    (TaskAssigned, AdmissionGranted),
-    (AgentRun, AdmissionGranted),
+    (TokenRequest, AdmissionGranted),
+    (TokenGranted, TokenRequest),
+    (TaskAssigned, TokenGranted),
+    (AgentRun, TokenGranted),
     (AgentAttemptStarted, AgentRun),
+    (AgentGrantOpened, AgentRun),
     (TaskStarted, AgentAttemptStarted),
     (AgentTurnFinished, AgentRun),
     (AgentSucceeded, AgentRun),
@@ -58,6 +68,8 @@ def test_one_spawn_from_the_command_to_its_rows(installation: Installation) -> N
         found = installation.events(message.only_subject or pipeline, message, topic)
         if message is AdmissionRequested:  # of all pipelines; each asks once more, for nothing, when it ends
             found = [one for one in found if one.data.pipeline_id == pipeline and one.data.slots > 0]  # type: ignore[attr-defined]
+        if message in (TokenRequest, TokenGranted):  # the pipeline's own comes before
+            found = [one for one in found if one.data.agent_id is not None]  # type: ignore[attr-defined]
         assert found, f"{message.type} does not stand on {topic}"
         walked[message] = found[0]
         assert {event.causation_id for event in found} == {None if cause is None else walked[cause].id}, message.type
