@@ -174,6 +174,16 @@ def test_a_header_without_a_value_is_kept_in_the_journal() -> None:
 
 
 @pytest.mark.covers("C2")
+@pytest.mark.parametrize(("service", "letters"), [("vault-broker", 1), ("spawner", 0)])
+def test_of_several_who_read_a_topic_one_refuses(service: str, letters: int) -> None:
+    """The others pass over what is invalid; Kafka would let them write no dead letter either."""
+    partition = Partition(0, CountingDecider(), service=service, partition_of=lambda key: 0)
+    draft = partition.decide([Record("alerts", 0, 7, 0, b"p", b"<xml/>", ())], 0)
+    assert (draft.inputs, len(draft.batch.outputs)) == (1, letters)
+    assert partition.positions == {"alerts": 8}
+
+
+@pytest.mark.covers("C2")
 def test_a_batch_of_large_records_fits_into_the_journal() -> None:
     partition = new_partition()
     large = [record(number, ("h", b"y" * 900_000), value=b"x" * 1_000_000) for number in range(50)]

@@ -230,7 +230,9 @@ class Partition:
                 codec.check_partition(record, self._partition_of(record.key))
         except InvalidRecord as fault:
             self._count_dead_letter(record, fault)
-            making.refuse(record, fault, self._service)
+            row = topics.find(record.topic)
+            if row is None or row.refused_by == self._service:  # of several readers one refuses; the others pass it over
+                making.refuse(record, fault, self._service)
             return
         self._own_dead_letters = 0
         self._decide_event(event, making)
