@@ -231,7 +231,7 @@ class Partition:
         except InvalidRecord as fault:
             self._count_dead_letter(record, fault)
             row = topics.find(record.topic)
-            if row is None or row.refused_by == self._service:  # of several readers one refuses; the others pass it over
+            if row is None or row.refused_by == self._service:  # of several readers one refuses; others pass it over
                 making.refuse(record, fault, self._service)
             return
         self._own_dead_letters = 0
