@@ -34,7 +34,7 @@ from tests.log import Log
 QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
-SERVICES = ("spawner", "agent-runner", "store", "api")
+SERVICES = ("spawner", "agent-runner", "store", "api", "monitor")
 OWN_STORES = ("pipeline.journal", "pipeline.state", "monitor.state")
 """Topics that are one service's own."""
 

@@ -39,6 +39,7 @@ def test_the_commands_are_there() -> None:
     wanted = ["up", "down", "doctor", "run", "status", "list", "watch", "events", "logs", "artifacts", "sql"]
     wanted += ["tick", "answer", "cancel", "demo"]
     wanted += ["topics list", "topics apply", "dlq list", "dlq show", "dlq replay"]
+    wanted += ["budgets list", "budgets set"]
     assert set(ALL) == {f"sluice {name}" for name in wanted}
 
 

@@ -14,7 +14,7 @@ from sluice_localstack.progress import silent
 from sluice_runtime.connection import ClickHouseAddress
 from sluice_runtime.roles import load_roles, queues_by_role
 
-API, STORE, SPAWNER, RUNNER = "api", "store", "spawner", "agent-runner"
+API, STORE, SPAWNER, RUNNER, MONITOR = "api", "store", "spawner", "agent-runner", "monitor"
 """The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
 
 
@@ -189,4 +189,5 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
             API, topics.Principal.OBSERVABILITY, "sluice_observability", "api",
             **(_server_settings(settings) or {"sql_url": _url(stack, STORE)}),
         ),
+        service(MONITOR, topics.Principal.MONITOR, "sluice_observability", "monitor"),
     ]  # fmt: skip

@@ -13,7 +13,18 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from sluice_client.cli import commands, dead_letters, demonstration, output, reading, running, stack, topics, watching
+from sluice_client.cli import (
+    budgets,
+    commands,
+    dead_letters,
+    demonstration,
+    output,
+    reading,
+    running,
+    stack,
+    topics,
+    watching,
+)
 from sluice_client.cli.exits import EPILOG, INTERRUPTED, OK, USAGE, exit_code
 
 app = typer.Typer(
@@ -49,6 +60,7 @@ for module in (stack, running, watching, reading, commands):
     module.add_to(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(budgets.app, name="budgets")
 demonstration.add_to(app)
 
 
