@@ -106,8 +106,8 @@ def test_it_names_all_topics_messages_and_rights(document: dict[str, Any]) -> No
         }
         for principal in topics.Principal:
             reads = f"{principal}.receive.{name}" in operations
-            journals = (topics.Principal.SPAWNER, topics.Principal.VAULT_BROKER)
-            looks_back = principal in journals and principal in row.writers
+            looking = (topics.Principal.SPAWNER, topics.Principal.VAULT_BROKER, topics.Principal.MONITOR)
+            looks_back = principal in looking and principal in row.writers
             assert reads == (principal in row.readers or looks_back), f"{principal} on {name}"
         if row.refused_by is not None:
             assert f"{row.refused_by}.send.dlq.{name}" in operations
