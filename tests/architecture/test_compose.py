@@ -19,7 +19,7 @@ from typer.main import get_command
 from sluice_agent_runner.settings import RunnerSettings
 from sluice_client.cli import app
 from sluice_contracts.topics import Principal
-from sluice_observability.settings import ApiSettings, StoreSettings
+from sluice_observability.settings import ApiSettings, MonitorSettings, StoreSettings
 from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import PREFIX, ServiceSettings
@@ -30,6 +30,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "spawner": SpawnerSettings, "agent-runner": RunnerSettings, "store": StoreSettings, "api": ApiSettings,
+    "monitor": MonitorSettings,
 }  # fmt: skip
 AS_ROOT_FIRST = {"clickhouse", "vault"}
 """Images that begin as root and go on as a user of their own."""

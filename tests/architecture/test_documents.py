@@ -16,9 +16,10 @@ from sluice_agent_runner.domain.tools import CATALOGUE as TOOLS
 from sluice_agent_runner.settings import RunnerSettings
 from sluice_client.plan_files import read_plan
 from sluice_contracts import ids
+from sluice_contracts.messages.alert import BudgetSet
 from sluice_contracts.messages.plan import Budget, Limits, Plan, TaskSpec
 from sluice_contracts.topics import PIPELINE_COMMANDS
-from sluice_observability.settings import ApiSettings, StoreSettings
+from sluice_observability.settings import ApiSettings, MonitorSettings, StoreSettings
 from sluice_runtime.memory import partition_for
 from sluice_runtime.metrics import CATALOGUE as METRICS
 from sluice_runtime.metrics import Counter, Gauge
@@ -42,7 +43,7 @@ def own_table(settings: type[ServiceSettings]) -> str:
 
 TABLES: dict[str, list[str]] = {
     "agent-runner": [settings_table(RunnerSettings)],
-    "observability": [COMMON, own_table(StoreSettings), own_table(ApiSettings)],
+    "observability": [COMMON, own_table(StoreSettings), own_table(ApiSettings), own_table(MonitorSettings)],
     "spawner": [settings_table(SpawnerSettings)],
     "vault-broker": [settings_table(BrokerSettings)],
 }
@@ -100,11 +101,12 @@ COMMANDS = {
 """The commands of the contract, each with the example that the page shows."""
 
 
-def command_record(type_: str, name: str) -> str:
-    """A command as `docs/producing.md` shows it: the record's key, headers and value."""
+def record(type_: str, name: str, key: str | None = None) -> str:
+    """An example as `docs/producing.md` shows it: the record's key, headers and value."""
     document = json.loads((ROOT / "schemas" / "examples" / type_ / "v1" / f"{name}.json").read_text())
     data, content_type = document.pop("data"), document.pop("datacontenttype")
-    head = [f"key: {document['subject']}", *(f"ce_{key}: {value}" for key, value in document.items())]
+    attributes = [(f"ce_{one}" if one != "traceparent" else one, text) for one, text in document.items()]
+    head = [f"key: {key or document['subject']}", *(f"{header}: {text}" for header, text in attributes)]
     value = json.dumps(data, indent=2, ensure_ascii=False)
     return "```\n" + "\n".join([*head, f"content-type: {content_type}", "", value]) + "\n```\n"
 
@@ -114,7 +116,15 @@ def test_every_command_is_shown_as_a_record() -> None:
     assert set(COMMANDS) == {message.type for message in PIPELINE_COMMANDS.messages}
     text = (ROOT / "docs" / "producing.md").read_text()
     for type_, name in COMMANDS.items():
-        assert command_record(type_, name) in text, f"it lacks:\n{command_record(type_, name)}"
+        assert record(type_, name) in text, f"it lacks:\n{record(type_, name)}"
+
+
+@pytest.mark.covers("C1", "V5")
+def test_a_violation_and_a_budget_are_shown_as_records() -> None:
+    text = (ROOT / "docs" / "producing.md").read_text()
+    assert record("violation.reported", "foreign") in text
+    budget = json.loads((ROOT / "schemas" / "examples" / "budget.set" / "v1" / "pipeline.json").read_text())["data"]
+    assert record("budget.set", "pipeline", BudgetSet(**budget).key) in text
 
 
 @pytest.mark.covers("C1")

@@ -8,7 +8,7 @@ import pytest
 
 from sluice_contracts.messages.pipeline import AgentAttemptLost, TaskStarted
 from tests.faults.verifying import WORK, verify
-from tests.installation import Installation
+from tests.installation import SERVICES, Installation
 
 AWAY_S = 22.0
 """Longer than any service waits for an answer (20 s): all of them must give their clients up and come back."""
@@ -28,7 +28,7 @@ agents:
 @pytest.mark.parametrize("away_s", [0.0, AWAY_S], ids=["killed", "away"])
 def test_kafka_killed(installation: Installation, away_s: float) -> None:
     model = installation.scenario("work", WORK)
-    pids = {name: installation.stack.pid(name) for name in ("spawner", "agent-runner", "store", "api")}
+    pids = {name: installation.stack.pid(name) for name in SERVICES}
     for _ in range(8):
         installation.spawn(model, tasks=2)
     turns = len(installation.log.records["agent.events.default"])

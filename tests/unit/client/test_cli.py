@@ -40,6 +40,7 @@ def test_the_commands_are_there() -> None:
     wanted = ["up", "down", "doctor", "run", "status", "list", "watch", "events", "logs", "artifacts", "sql"]
     wanted += ["tick", "answer", "cancel", "demo", "revoke", "renew", "tokens", "alerts", "handoff", "diagnose"]
     wanted += ["topics list", "topics apply", "dlq list", "dlq show", "dlq replay", "vault apply", "vault put-key"]
+    wanted += ["budgets list", "budgets set"]
     assert set(ALL) == {f"sluice {name}" for name in wanted}
 
 

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from sluice_client.cli import (
+    budgets,
     commands,
     dead_letters,
     demonstration,
@@ -62,6 +63,7 @@ for module in (stack, running, watching, reading, commands, safeguards):
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(vault.app, name="vault")
+app.add_typer(budgets.app, name="budgets")
 demonstration.add_to(app)
 
 
