@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sluice_client.client import Json, Sluice
+from sluice_client.demo.incident import shipped_directory
 from sluice_client.demo.story import Finding, Question
 from sluice_client.demo.telling import TENANT, Teller, in_time, plan_of
+from sluice_client.errors import InputInvalid
 from sluice_client.following import follow
 from sluice_client.installation import Installation
 from sluice_client.sql import Sql
@@ -18,8 +20,7 @@ from sluice_contracts.diagnosis import diagnostic_id
 from sluice_contracts.ids import pipeline_id
 from sluice_localstack import LocalStack
 
-FOLDER = "reconciliation"
-"""Beside the incident."""
+FOLDER = Path("examples/reconciliation")
 
 DIAGNOSTIC_TIMEOUT_S = 60.0
 """Three turns of a scenario, after its spawn and its credentials."""
@@ -64,7 +65,6 @@ def break_a_budget(
     installation: Installation,
     sluice: Sluice,
     sql: Sql,
-    incident: Path,
     teller: Teller,
     *,
     timeout_s: float,
@@ -74,10 +74,14 @@ def break_a_budget(
     A scenario answers, whatever model the installation has: a live one might notice in time.
 
     Raises:
+        InputInvalid: The shipped example is not there.
         TimedOut: One of both has not ended in time.
     """
     teller.chapter("A second pipeline breaks its error budget: more than five errors within a minute")
-    plan = plan_of(installation, incident.with_name(FOLDER), scripted=True)
+    folder = shipped_directory(FOLDER)
+    if folder is None:
+        raise InputInvalid(f"{FOLDER} is not here, nor above: run the demo where Sluice's sources are")
+    plan = plan_of(installation, folder, scripted=True)
     key = str(uuid.uuid4())
     began = time.monotonic()
     reported: Json = {}

@@ -116,7 +116,7 @@ def demonstrate(
                 outcome.findings.append(
                     Finding(f"{victim} was killed in the middle", False, "the pipeline was too short")
                 )
-            outcome.findings += break_a_budget(stack, installation, sluice, sql, incident, teller, timeout_s=timeout_s)
+            outcome.findings += break_a_budget(stack, installation, sluice, sql, teller, timeout_s=timeout_s)
     return outcome
 
 

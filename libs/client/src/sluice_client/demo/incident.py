@@ -25,18 +25,23 @@ class FirstError:
         return re.search(rf"{re.escape(self.place)}(?!\d)", report) is not None
 
 
+def shipped_directory(folder: Path, start: Path | None = None) -> Path | None:
+    """The nearest folder of this name that has a plan, upwards from here or from this source; None if there is none."""
+    here = (start or Path.cwd()).absolute()
+    candidates = [one / folder for one in (here, *here.parents, *Path(__file__).resolve().parents)]
+    return next((one for one in candidates if (one / "plan.yaml").is_file()), None)
+
+
 def incident_directory(given: Path | None, start: Path | None = None) -> Path:
-    """Where the incident is: as given, else the nearest `examples/incident`, upwards from here or from this source.
+    """Where the incident is: as given, else the nearest `examples/incident`.
 
     Raises:
         InputInvalid: There is none.
     """
+    found = shipped_directory(FOLDER, start) if given is None else given
+    if found is not None and (found / "plan.yaml").is_file():
+        return found
     here = (start or Path.cwd()).absolute()
-    source = Path(__file__).resolve()
-    candidates = [given] if given else [folder / FOLDER for folder in (here, *here.parents, *source.parents)]
-    for candidate in candidates:
-        if (candidate / "plan.yaml").is_file():
-            return candidate
     if given is not None:
         raise InputInvalid(
             f"incident {given}: there is no plan.yaml; write one: python3 {FOLDER}/generate.py --out {given}"
