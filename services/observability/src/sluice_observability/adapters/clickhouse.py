@@ -84,13 +84,12 @@ class ClickHouse:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         stream = sink.getvalue()
-        if self._guard is not None:
-            # An insert of this process has ended when it is answered, and the guard may set its part aside: nothing
-            # must remember it. (`insert_deduplicate` alone is no longer heard by ClickHouse 26.)
-            once: dict[str, Any] = {"deduplicate_insert": "disable"}
-        else:
-            once = {} if token is None else {"insert_deduplicate": 1, "insert_deduplication_token": token}
         with self._used() as client:
+            once: dict[str, Any] = {}
+            if token is not None:
+                # The engine remembers the token of a part that was set aside since, so it must be another.
+                life = 0 if self._guard is None else self._guard.reopened
+                once = {"insert_deduplicate": 1, "insert_deduplication_token": f"{token}-{life}"}
             client.raw_insert(
                 table,
                 column_names=rows.column_names,

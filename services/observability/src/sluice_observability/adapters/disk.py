@@ -53,9 +53,14 @@ def _measured(directory: Path) -> tuple[int, int]:
 
 
 class DiskGuard:
-    """Stands before every use of one engine. Its uses come one after another: `ClickHouse` sees to that."""
+    """Stands before every use of one engine. Its uses come one after another: `ClickHouse` sees to that.
+
+    Attributes:
+        reopened: How often tables were opened anew, without parts that they had.
+    """
 
     def __init__(self, directory: Path, measured: Free = _measured) -> None:
+        self.reopened = 0
         self._directory = directory
         self._measured = measured
         self._sound_s: float | None = None
@@ -123,6 +128,7 @@ class DiskGuard:
             client.command(f"DETACH TABLE IF EXISTS `{table}` SYNC")
             client.command(f"ATTACH TABLE IF NOT EXISTS `{table}`")
             self._broken.discard(table)
+            self.reopened += 1
         client.command("SYSTEM START MERGES")
         self._suspect = False
 
