@@ -286,7 +286,7 @@ EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_the_document_s_examples_are_scenarios(tmp_path: Path, number: int) -> None:
     (tmp_path / "example.yaml").write_text(EXAMPLES[number])
-    read_scenario(tmp_path / "example.yaml")
+    assert read_scenario(tmp_path / "example.yaml").name == "example"
 
 
 def test_the_document_s_example_finds_what_it_says(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,14 +43,6 @@ LOOK_INTERVAL_S = 0.05
 CLOCKS_DIFFER_S = 2
 """Parts have whole seconds, and the file system's clock is not quite ours."""
 
-Free = Callable[[Path], tuple[int, int]]
-"""Total and free bytes of the file system that has a directory."""
-
-
-def _measured(directory: Path) -> tuple[int, int]:
-    usage = shutil.disk_usage(directory)
-    return usage.total, usage.free
-
 
 class DiskGuard:
     """Stands before every use of one engine. Its uses come one after another: `ClickHouse` sees to that.
@@ -59,11 +51,10 @@ class DiskGuard:
         reopened: How often tables were opened anew, without parts that they had.
     """
 
-    def __init__(self, directory: Path, measured: Free = _measured) -> None:
+    def __init__(self, directory: Path) -> None:
         self.reopened = 0
         self._directory = directory
-        self._measured = measured
-        self._sound_s: float | None = None
+        self._sound_s = time.time()  # what is older the engine looks at itself, when it opens its tables
         self._suspect = False
         self._broken: set[str] = set()
         self._was_low = threading.Event()
@@ -110,8 +101,8 @@ class DiskGuard:
                     self._was_low.set()
 
     def _space(self) -> tuple[int, int]:
-        total, free = self._measured(self._directory)
-        return free, min(RESERVE_MAX_BYTES, total // RESERVE_PARTS)
+        usage = shutil.disk_usage(self._directory)
+        return usage.free, min(RESERVE_MAX_BYTES, usage.total // RESERVE_PARTS)
 
     def _require_space(self) -> None:
         free, reserve = self._space()
@@ -133,7 +124,7 @@ class DiskGuard:
         self._suspect = False
 
     def _young(self, client: Client) -> list[tuple[str, str]]:
-        since = 0 if self._sound_s is None else int(self._sound_s) - CLOCKS_DIFFER_S
+        since = int(self._sound_s) - CLOCKS_DIFFER_S
         query = (
             "SELECT table, name FROM system.parts WHERE active AND database = currentDatabase()"
             " AND toUnixTimestamp(modification_time) >= {since:Int64}"
