@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from sluice_contracts import topics
 from sluice_runtime.connection import KafkaConnection
+
+KNOWN_MAX_S = 30
 
 CHECKSUM = slice(17, 21)
 """Of a record batch (Kafka protocol, RecordBatch version 2): CRC-32C of all that follows it."""
@@ -24,7 +27,10 @@ class TestKafka:
     connection: KafkaConnection
 
     def create_topics(self, prefix: str, queues: Sequence[str], partitions: int) -> None:
-        """Creates an installation's topics under a prefix of its own."""
+        """Creates an installation's topics under a prefix of its own; returns when the broker tells of all of them.
+
+        It says that they are made a moment before: who asked then for all topics would miss some.
+        """
         wanted = topics.concrete_topics(queues=queues, partitions=partitions)
         admin = AdminClient(self.connection.confluent())
         made = admin.create_topics(
@@ -32,6 +38,10 @@ class TestKafka:
         )
         for future in made.values():
             future.result()
+        until = time.monotonic() + KNOWN_MAX_S
+        while missing := made.keys() - admin.list_topics(timeout=KNOWN_MAX_S).topics.keys():
+            assert time.monotonic() < until, f"made, and not there: {sorted(missing)}"
+            time.sleep(0.02)
 
 
 async def write_unreadable(connection: KafkaConnection, topic: str, partition: int, key: bytes, value: bytes) -> int:
