@@ -61,6 +61,13 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         ),
         len(summary.errors_by_type),
     )
+    said = [(one, detail) for one in summary.errors_by_type for detail in one.details if len(one.details) > 1]
+    yield from _table(
+        "What the errors said",
+        ("count", "code", "detail"),
+        ((str(detail.count), one.code, detail.detail) for one, detail in said),
+        len(said),
+    )
     yield from _part("What was to be done")
     yield _text(context.objective)
     yield ""
@@ -74,13 +81,16 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     )
     yield from _table(
         "Tasks",
-        ("task", "role", "status", "attempt", "turns", "outcome"),
+        ("task", "role", "objective", "status", "attempt", "turns", "outcome"),
         (
-            (one.task_id, one.role, one.status, str(one.attempt), str(one.turns), one.summary or _said(one.problem))
+            (
+                one.task_id, one.role, one.objective, one.status, str(one.attempt), str(one.turns),
+                one.summary or _said(one.problem),
+            )
             for one in context.tasks
         ),
         len(context.tasks),
-    )
+    )  # fmt: skip
     yield from _table(
         "Agents",
         ("agent", "task", "state", "attempt", "lost", "turns", "last transcript", "last problem"),
@@ -118,8 +128,18 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         ),
         len(context.credentials),
     )  # fmt: skip
+    if report.commands:
+        yield from _part("Commands")
+        yield "```sh"
+        for command in report.commands:
+            yield f"# {command.purpose}"
+            yield command.command
+        yield "```"
     yield ""
-    yield f"Reported at {_clock(report.reported_at_ms)}. Times are UTC. Artifacts and transcripts are read by hash."
+    yield (
+        f"Reported at {_clock(report.reported_at_ms)}. Times are UTC. Artifacts and transcripts are read by hash: "
+        "GET /api/artifacts/SHA256."
+    )
 
 
 def _part(title: str) -> Iterator[str]:
