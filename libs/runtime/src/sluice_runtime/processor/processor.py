@@ -24,12 +24,6 @@ POLL_MS = 200
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 5.0
 """Between attempts to come back after a fault of the broker: a broker that is away is never poison, so for ever."""
 
-LAG_INTERVAL_S = 5.0
-"""How often the group is told how far we are."""
-
-LAG_TIMEOUT_S = 5.0
-"""aiokafka tells the group for ever while its coordinator is away."""
-
 REVOKE_GRACE_S = 5.0
 """How long a revoked partition's worker may take to finish the batch in flight; then it is cut off, and fenced."""
 
@@ -188,7 +182,7 @@ class Processor:
 
     async def _keep_told(self, subscription: Subscription) -> None:
         while True:
-            await asyncio.sleep(LAG_INTERVAL_S)
+            await asyncio.sleep(self._policy.lag_interval_s)
             await self._tell_lag(subscription)
 
     async def _tell_lag(self, subscription: Subscription) -> None:
@@ -200,7 +194,7 @@ class Processor:
         }
         try:
             if positions:
-                async with asyncio.timeout(LAG_TIMEOUT_S):
+                async with asyncio.timeout(self._policy.lag_timeout_s):
                     await subscription.commit(positions)
         except (BrokerUnavailable, TimeoutError) as fault:
             log.info("the group was not told how far we are: %s", fault or type(fault).__name__)
