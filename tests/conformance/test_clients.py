@@ -15,7 +15,9 @@ from sluice_runtime.kafka_clients import KafkaTimeouts
 from tests.conformance.conftest import kafka_installation
 from tests.kafka import TestKafka
 
-IMPATIENT = KafkaTimeouts(write_s=0.5, read_stalled_s=0.5, stop_s=0.5)
+IMPATIENT = KafkaTimeouts(write_s=3, read_stalled_s=3, stop_s=1)
+"""Longer than a broker beside other work takes to answer, and short enough to be waited for here."""
+
 JOURNAL, STATE = TopicPartition("pipeline.journal", 0), TopicPartition("pipeline.state", 0)
 
 
