@@ -160,7 +160,7 @@ def test_errors_break_the_budget(installation: Installation, tmp_path: Path) -> 
     installation.until(lambda: installation.sql(f"SELECT 1 AS one {where} AND state = 'COMPLETED'"), what="a diagnosis")
     [row] = installation.sql(f"SELECT cause, alert_id {where}")
     assert row == {"cause": "missing.txt is missing", "alert_id": alert.id}
-    report = installation.get("api", f"/api/artifacts/{found['report'].data.report.sha256}").json()
+    report = installation.get("api", f"/api/artifacts/{found['report'].data.report.sha256}").json
     assert report["recommended_actions"][0]["because"] == (
         "6 × read_file: missing.txt does not exist; list_files shows what does"
     )

@@ -21,7 +21,7 @@ from sluice_observability.domain.retrying import Backoff
 from sluice_observability.handlers.handing_off import HandingOff
 from sluice_observability.handlers.history import History
 from sluice_observability.handlers.live import Live
-from sluice_observability.handlers.reports import Reports, Through
+from sluice_observability.handlers.reports import Reports
 from sluice_observability.ports import Sql, StoreUnavailable
 from sluice_runtime.artifact_files import FileArtifactStore
 from sluice_runtime.artifacts import ArtifactStore, ArtifactStoreUnavailable
@@ -80,7 +80,7 @@ class World:
                 self.heard[TopicPartition(topic, 0)] += 1
 
     def reports(self) -> Reports:
-        async def through() -> Through:
+        async def through() -> Mapping[TopicPartition, int]:
             return self.heard
 
         return Reports(
@@ -221,7 +221,7 @@ def handed_off(world: World, record: Record, *, wait_s: float) -> list[OutgoingR
 
 def revocation(world: World, told: list[CloudEvent[Message]]) -> Record:
     at = TopicPartition("token.events", 0)
-    return next(one for one in world.log.read(at, 0) if dict(one.headers)["ce_id"].decode() == told[-1].id)
+    return next(one for one in world.log.read(at, 0) if dict(one.headers)["ce_id"] == told[-1].id.encode())
 
 
 @pytest.mark.covers("O5", "W7")
