@@ -174,10 +174,12 @@ def _commands(view: PipelineView, agents: Sequence[str]) -> Iterator[Command]:
             command='sluice sql --format Vertical "SELECT turn, prompt, response, tool_calls FROM turns'
             f" WHERE agent_id = '{agent_id}' ORDER BY turn DESC LIMIT 3\"",
         )
+    mend = "mend what broke it"
     if any(one.artifacts for one in view.tasks.values()):
         yield Command(purpose="What the tasks have left, as files", command=f"sluice artifacts {name} --save found")
+        mend += ", take out what is done, and add `found` to its inputs"
     yield Command(
-        purpose="The plan: take out what is done, and put `found` into its inputs where the rest needs it",
+        purpose=f"The plan: {mend}",
         command="sluice sql --format TSVRaw \"SELECT JSONExtractRaw(payload, 'plan') FROM events"
         f" WHERE type = 'pipeline.spawned' AND pipeline_id = '{name}'\" > plan.json",
     )

@@ -38,20 +38,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         yield f"{number}. {_text(action.text)} ({_text(action.because)})"
     yield from _part("What happened")
     yield f"- Reason: {_text(report.reason)}"
-    for alert in summary.alerts:
-        yield f"- {_clock(alert.raised_at_ms)} breach: {_text(alert.detail)}"
-    if summary.revocation is not None:
-        one = summary.revocation
-        yield (
-            f"- {_clock(one.revoked_at_ms)} credentials revoked ({_text(one.reason)}): {len(one.accessors)} named"
-            + (f"; {_text(one.detail)}" if one.detail else "")
-        )
-    if summary.last_checkpoint is not None:
-        made = summary.last_checkpoint
-        yield (
-            f"- {_clock(made.finished_at_ms)} last checkpoint: turn {made.turn} of agent "
-            f"{_text(summary.last_checkpoint_agent_id or '')}"
-        )
+    yield from (f"- {_clock(time_ms)} {told}" for time_ms, told in sorted(_told(summary)))
     yield from _table(
         "Errors",
         ("count", "code", "agent", "first", "last", "detail"),
@@ -140,6 +127,21 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         f"Reported at {_clock(report.reported_at_ms)}. Times are UTC. Artifacts and transcripts are read by hash: "
         "GET /api/artifacts/SHA256."
     )
+
+
+def _told(summary: handoff.HandoffSummary) -> Iterator[tuple[int, str]]:
+    for alert in summary.alerts:
+        yield alert.raised_at_ms, f"breach: {_text(alert.detail)}"
+    if summary.revocation is not None:
+        one = summary.revocation
+        more = f"; {_text(one.detail)}" if one.detail else ""
+        yield (
+            one.revoked_at_ms,
+            f"credentials revoked ({_text(one.reason)}): {len(one.accessors)} named{more}",
+        )
+    if summary.last_checkpoint is not None:
+        made, agent_id = summary.last_checkpoint, summary.last_checkpoint_agent_id or ""
+        yield made.finished_at_ms, f"last checkpoint: turn {made.turn} of agent {_text(agent_id)}"
 
 
 def _part(title: str) -> Iterator[str]:
