@@ -135,7 +135,7 @@ def taken_over(installation: Installation, report: dict[str, Any], directory: Pa
     assert "missing.txt" in turns
     goes_on = said["Go on with it"].split()[-1]
     [spawned] = installation.events(goes_on, PipelineSpawned) or [installation.await_event(goes_on, PipelineSpawned)]
-    assert spawned.data.parent_pipeline_id == report["pipeline_id"]
+    assert (spawned.tenant, spawned.data.parent_pipeline_id) == (TENANT, report["pipeline_id"])
     assert [one.id for one in spawned.data.plan.tasks] == [one["task_id"] for one in report["context"]["tasks"]]
     installation.send(goes_on, PipelineCancel())
     installation.await_event(goes_on, PipelineCancelled)

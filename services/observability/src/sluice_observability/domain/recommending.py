@@ -160,7 +160,7 @@ def commands_about(view: PipelineView, agents: Sequence[str]) -> tuple[Command, 
         view: The pipeline.
         agents: Those that had errors.
     """
-    names = [view.pipeline_id, *agents]
+    names = [view.pipeline_id, view.tenant, *agents]
     return tuple(_commands(view, agents)) if all(re.fullmatch(IDENTIFIER_PATTERN, one) for one in names) else ()
 
 
@@ -183,7 +183,9 @@ def _commands(view: PipelineView, agents: Sequence[str]) -> Iterator[Command]:
         command="sluice sql --format TSVRaw \"SELECT JSONExtractRaw(payload, 'plan') FROM events"
         f" WHERE type = 'pipeline.spawned' AND pipeline_id = '{name}'\" > plan.json",
     )
-    yield Command(purpose="Go on with it", command=f"sluice run plan.json --parent {name} --watch")
+    yield Command(
+        purpose="Go on with it", command=f"sluice run plan.json --tenant {view.tenant} --parent {name} --watch"
+    )
 
 
 def _named(things: Sequence[str]) -> str:
