@@ -12,8 +12,8 @@ import pytest
 from sluice_contracts import topics
 from sluice_runtime.broker import Broker
 from sluice_runtime.clock import SystemClock
-from sluice_runtime.kafka import KafkaBroker
-from sluice_runtime.kafka_clients import KafkaTimeouts
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.kafka.clients import KafkaTimeouts
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog
 from tests.kafka import TestKafka
 

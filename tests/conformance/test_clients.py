@@ -10,8 +10,8 @@ import pytest
 
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
-from sluice_runtime.kafka import KafkaBroker
-from sluice_runtime.kafka_clients import KafkaTimeouts
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.kafka.clients import KafkaTimeouts
 from tests.conformance.conftest import kafka_installation
 from tests.kafka import TestKafka
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_runtime import kafka_subscription, kafka_unreadable
 from sluice_runtime.broker import Broker, Subscription, TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka import subscription as kafka_subscription
+from sluice_runtime.kafka import unreadable as kafka_unreadable
+from sluice_runtime.kafka.broker import KafkaBroker
 from tests.conformance.conftest import kafka_installation
 from tests.kafka import TestKafka, write_unreadable
 

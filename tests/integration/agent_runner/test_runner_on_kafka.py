@@ -20,7 +20,7 @@ from sluice_contracts.errors import InvalidRecord
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.agent import AgentAnswer, AgentInputRequested, AgentStop, Answer, AttemptEvent
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import Metrics
 from tests.kafka import TestKafka

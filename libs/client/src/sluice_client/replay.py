@@ -26,7 +26,7 @@ from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.topics import Principal
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition
 from sluice_runtime.connection import CredentialsError, KafkaConnection
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 
 REPLAY_OF = "dlq_replay_of"
 """Header of a replayed record: the id of its dead letter."""

@@ -9,7 +9,7 @@ from sluice_agent_runner.entrypoints.consumer import Consumer
 from sluice_agent_runner.settings import RunnerSettings
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import Metrics
 

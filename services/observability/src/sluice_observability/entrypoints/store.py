@@ -12,7 +12,7 @@ from sluice_observability.settings import StoreSettings
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.http import Readiness, build_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import ROWS_WRITTEN, Metrics
 

@@ -12,10 +12,10 @@ from aiokafka.errors import IllegalStateError
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_clients import KafkaTimeouts, stop
-from sluice_runtime.kafka_errors import TRANSLATED
-from sluice_runtime.kafka_names import KafkaNames
-from sluice_runtime.kafka_unreadable import read_past
+from sluice_runtime.kafka.clients import KafkaTimeouts, stop
+from sluice_runtime.kafka.errors import TRANSLATED
+from sluice_runtime.kafka.names import KafkaNames
+from sluice_runtime.kafka.unreadable import read_past
 
 POLL_RECORDS_MAX = 2_000
 

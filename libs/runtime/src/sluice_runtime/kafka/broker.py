@@ -15,11 +15,11 @@ from aiokafka.partitioner import murmur2
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Bounds, PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_clients import KafkaTimeouts, kill, started, stop
-from sluice_runtime.kafka_errors import TRANSLATED, Translated
-from sluice_runtime.kafka_names import KafkaNames
-from sluice_runtime.kafka_subscription import KafkaSubscription
-from sluice_runtime.kafka_unreadable import read_past
+from sluice_runtime.kafka.clients import KafkaTimeouts, kill, started, stop
+from sluice_runtime.kafka.errors import TRANSLATED, Translated
+from sluice_runtime.kafka.names import KafkaNames
+from sluice_runtime.kafka.subscription import KafkaSubscription
+from sluice_runtime.kafka.unreadable import read_past
 
 REQUEST_TIMEOUT_MS = 15_000
 """After this long without an answer a write's outcome is unknown, and whoever waits starts again from the log."""

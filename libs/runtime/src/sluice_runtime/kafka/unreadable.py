@@ -16,7 +16,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_names import KafkaNames
+from sluice_runtime.kafka.names import KafkaNames
 
 WAIT_S = 10.0
 """For the records of one fetch, which are in the broker's memory."""
