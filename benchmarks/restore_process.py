@@ -32,7 +32,7 @@ from sluice_runtime.broker import TopicPartition
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.deciding import Entity
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import Metrics
 from sluice_runtime.processor import journal
 from sluice_runtime.processor.partition import Partition

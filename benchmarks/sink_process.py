@@ -28,7 +28,7 @@ from sluice_observability.adapters.migrations import migrate, shipped
 from sluice_observability.bootstrap.store import open_store
 from sluice_observability.settings import StoreSettings
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 
 NAIVE_BATCH = 10_000
 INSERTS = 30

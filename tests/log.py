@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from sluice_contracts.envelope import Record
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_unreadable import headers_of
+from sluice_runtime.kafka.unreadable import headers_of
 
 READ_MAX_S = 60
 """To the ends of all topics; a broker that was just killed needs some of it to come back."""

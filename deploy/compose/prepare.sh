@@ -7,7 +7,8 @@ umask 077
 cd "$(dirname "$0")"
 here=$PWD
 root=$(cd ../.. && pwd)
-mkdir -p secrets/kafka secrets/host secrets/vault data/artifacts data/roles data/scenarios
+# A service sees its own folder of secrets/vault/services, which vault-apply fills, and no other's.
+mkdir -p secrets/kafka secrets/host secrets/vault/services/{vault-broker,agent-runner} data/artifacts data/roles data/scenarios
 users=(admin spawner agent-runner observability monitor vault-broker operator dlq-operator)
 
 random() { head -c 24 /dev/urandom | base64 | tr -d '/+='; }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -17,21 +19,32 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from sluice_agent_runner.settings import RunnerSettings
+from sluice_client import wiring
 from sluice_client.cli import app
 from sluice_contracts.topics import Principal
+from sluice_localstack import LocalStack, ServiceSpec, VaultAddress, VaultCredentials
 from sluice_observability.settings import ApiSettings, MonitorSettings, StoreSettings
 from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import PREFIX, ServiceSettings
+from sluice_runtime.vault import names as vault_names
 from sluice_spawner.settings import SpawnerSettings
+from sluice_vault_broker.settings import BrokerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "spawner": SpawnerSettings, "agent-runner": RunnerSettings, "store": StoreSettings, "api": ApiSettings,
-    "monitor": MonitorSettings,
+    "monitor": MonitorSettings, "vault-broker": BrokerSettings,
 }  # fmt: skip
+DEFAULT_IN_AN_IMAGE = {
+    "SLUICE_TOPIC_PREFIX",
+    "SLUICE_ARTIFACTS_URL",
+    "SLUICE_WORKSPACES_DIRECTORY",
+    "SLUICE_CLICKHOUSE_DIRECTORY",
+}
+"""What one machine has to be told, since its folders are elsewhere, and a container has by default."""
 AS_ROOT_FIRST = {"clickhouse", "vault"}
 """Images that begin as root and go on as a user of their own."""
 SECRET_MODES = {0o600, 0o700}
@@ -111,6 +124,82 @@ def test_a_named_volume_lies_where_the_image_lets_every_user_write(name: str) ->
             assert f"install -d -m 1777 {target}\n" in dockerfile, f"{name}: {target} would belong to root"
 
 
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ServiceSpec]:
+    """The processes of a local stack that writes into a ClickHouse server, as Compose does; not started."""
+    directory = tmp_path_factory.mktemp("data")
+    settings = wiring.Settings(
+        directory,
+        roles_directories=(directory / "roles",),
+        scenarios_directory=directory / "scenarios",
+        clickhouse_url="http://sluice@clickhouse:8123/sluice",
+        clickhouse_password_file=directory / "password",
+        sql_user="reader",
+        sql_password_file=directory / "reader",
+    )
+    (directory / "roles").mkdir()
+    stack = SimpleNamespace(  # as much of a running stack as the wiring asks for
+        port=lambda name: 8080,
+        credentials_file=lambda principal: directory / f"{principal}.json",
+        vault=SimpleNamespace(address=VaultAddress("http://vault:8200")),
+        vault_credentials=VaultCredentials(directory / "vault"),
+    )
+    return {spec.name: spec for spec in wiring.services_of(settings, cast(LocalStack, stack))}
+
+
+@pytest.mark.covers("D1")
+def test_every_process_of_the_local_stack_is_a_service_here(local: dict[str, ServiceSpec]) -> None:
+    assert local.keys() == SETTINGS.keys()
+    for name, process in local.items():
+        service = SERVICES[name]
+        image = (ROOT / service["build"]["dockerfile"]).read_text()
+        entrypoint = json.loads(re.search(r"^ENTRYPOINT (.*)$", image, re.M)[1])  # type: ignore[index]
+        assert [*entrypoint[1:], *service.get("command", [])] == [*process.argv[1:]], name
+
+
+@pytest.mark.covers("D1")
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_a_service_is_told_what_the_local_stack_tells_it(name: str, local: dict[str, ServiceSpec]) -> None:
+    given = set(SERVICES[name]["environment"])
+    if name == "api":  # all parts of an address stand in one URL
+        given |= {"SLUICE_SQL_USER", "SLUICE_SQL_DATABASE"} if "SLUICE_SQL_URL" in given else set()
+        given |= {"SLUICE_SQL_READONLY"}  # true by default, and Compose's reader may be asked so
+    assert set(local[name].environment) - given <= DEFAULT_IN_AN_IMAGE
+
+
+@pytest.mark.covers("V4", "D1")
+def test_a_service_sees_its_own_login_at_vault_and_no_other(prepared: Path) -> None:
+    for name, role in (("vault-broker", vault_names.BROKER), ("agent-runner", vault_names.RUNNER)):
+        service = SERVICES[name]
+        mounts = {target: prepared / source for source, target in mounts_of(service)}
+        files = [Path(service["environment"][f"SLUICE_VAULT_{what}_FILE"]) for what in ("ROLE_ID", "SECRET_ID")]
+        written = VaultCredentials(prepared / "deploy/compose/secrets/vault/services").files(role)
+        assert [mounts[str(file.parent)] / file.name for file in files] == [
+            written.role_id_file, written.secret_id_file
+        ]  # fmt: skip
+        assert mounts[str(files[0].parent)].stat().st_mode & 0o777 == 0o700
+        assert service["depends_on"]["vault-apply"] == {"condition": "service_completed_successfully"}
+        assert service["environment"]["SLUICE_VAULT_ADDR"] == SERVICES["vault-apply"]["environment"]["VAULT_ADDR"]
+    folder = "./deploy/compose/secrets/vault"
+    seen = {
+        name: [source for source, _ in mounts_of(one) if source.startswith(folder)] for name, one in SERVICES.items()
+    }
+    assert {name: sources for name, sources in seen.items() if sources} == {
+        "vault-apply": [folder], **{name: [f"{folder}/services/{name}"] for name in ("vault-broker", "agent-runner")},
+    }  # fmt: skip
+    spawner = SERVICES["spawner"]["environment"]
+    assert interpolated(spawner["SLUICE_CREDENTIALS"]) == SpawnerSettings.model_fields["credentials"].default
+
+
+@pytest.mark.covers("V4", "D1")
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_secret_stands_in_the_environment(name: str) -> None:
+    secret = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
+    assert not [
+        key for key in SERVICES[name].get("environment", {}) if secret.search(key) and not key.endswith("_FILE")
+    ]
+
+
 @pytest.mark.covers("D1")
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None:
@@ -120,9 +209,12 @@ def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None
     assert set(given) <= known
     found = settings(**{key.removeprefix(PREFIX).lower(): value for key, value in given.items() if value})  # type: ignore[arg-type]
     assert (found.http_host, found.http_port) == ("0.0.0.0", 8080)
+    assert "http://127.0.0.1:8080/readyz" in service["healthcheck"]["test"][-1]
     for key, value in given.items():
         if key.endswith("_FILE"):
-            assert value.removeprefix("/run/secrets/") in secrets_of(service), f"{key}: {value} is no secret of {name}"
+            mounted = str(Path(value).parent) in [target for _, target in mounts_of(service)]
+            secret = value.removeprefix("/run/secrets/") in secrets_of(service)
+            assert mounted or secret, f"{key}: {value} is no secret of {name}"
         if key.endswith(("_DIRECTORY", "_DIRECTORIES")):
             assert value in [target for _, target in mounts_of(service)], f"{key}: nothing is mounted at {value}"
     assert int(service["stop_grace_period"].removesuffix("s")) > STOP_MAX_S

@@ -12,7 +12,8 @@ import pytest
 from sluice_contracts import topics
 from sluice_runtime.broker import Broker
 from sluice_runtime.clock import SystemClock
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.kafka.clients import KafkaTimeouts
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog
 from tests.kafka import TestKafka
 
@@ -35,13 +36,19 @@ async def memory_installation() -> AsyncIterator[Callable[[], Broker]]:
 
 
 @asynccontextmanager
-async def kafka_installation(kafka: TestKafka) -> AsyncIterator[Callable[[], Broker]]:
+async def kafka_installation(
+    kafka: TestKafka, timeouts: KafkaTimeouts = KafkaTimeouts()
+) -> AsyncIterator[Callable[[], Broker]]:
     prefix = f"t{uuid.uuid4().hex[:8]}."
     await asyncio.to_thread(kafka.create_topics, prefix, ["q"], PARTITIONS)
     made: list[KafkaBroker] = []
 
     def connect() -> Broker:
-        made.append(KafkaBroker(kafka.connection, prefix=prefix, client_id="conformance", session_timeout_ms=3_000))
+        made.append(
+            KafkaBroker(
+                kafka.connection, prefix=prefix, client_id="conformance", session_timeout_ms=3_000, timeouts=timeouts
+            )
+        )
         return made[-1]
 
     try:

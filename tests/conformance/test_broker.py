@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Producer
 
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Broker, Fenced, TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from tests.conformance.conftest import kafka_installation, memory_installation
 from tests.kafka import TestKafka
 

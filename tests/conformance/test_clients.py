@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_runtime import kafka, kafka_clients
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.kafka.clients import KafkaTimeouts
 from tests.conformance.conftest import kafka_installation
 from tests.kafka import TestKafka
+
+IMPATIENT = KafkaTimeouts(write_s=3, read_stalled_s=3, stop_s=1)
+"""Longer than a broker beside other work takes to answer, and short enough to be waited for here."""
 
 JOURNAL, STATE = TopicPartition("pipeline.journal", 0), TopicPartition("pipeline.state", 0)
 
@@ -36,19 +39,12 @@ class Silence:
 
 def run(server: TestKafka, test: Callable[[KafkaBroker], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with kafka_installation(server) as connect, asyncio.timeout(60):
+        async with kafka_installation(server, IMPATIENT) as connect, asyncio.timeout(60):
             broker = connect()
             assert isinstance(broker, KafkaBroker)
             await test(broker)
 
     asyncio.run(main())
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "WRITE_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(kafka, "READ_STALLED_S", 0.5)
-    monkeypatch.setattr(kafka_clients, "STOP_TIMEOUT_S", 0.5)
 
 
 async def ended(before: set[asyncio.Task[Any]]) -> None:

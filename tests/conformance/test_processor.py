@@ -31,10 +31,11 @@ class Running:
     """A processor that runs in the background."""
 
     def __init__(self, connect: Connect, owner: str, policy: ProcessorPolicy | None = None, payload: str = "") -> None:
+        self.metrics = Metrics("test", owner)
         self.processor = Processor(
             broker=connect(),
             clock=SystemClock(),
-            metrics=Metrics("test", owner),
+            metrics=self.metrics,
             topics=TOPICS,
             group="spawner",
             owner=owner,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_runtime import kafka_subscription, kafka_unreadable
 from sluice_runtime.broker import Broker, Subscription, TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka import subscription as kafka_subscription
+from sluice_runtime.kafka import unreadable as kafka_unreadable
+from sluice_runtime.kafka.broker import KafkaBroker
 from tests.conformance.conftest import kafka_installation
 from tests.kafka import TestKafka, write_unreadable
 
@@ -139,22 +140,21 @@ def test_a_place_taken_meanwhile_is_kept(kafka: TestKafka, monkeypatch: pytest.M
 
 
 @pytest.mark.covers("C2")
-def test_what_is_read_at_once_is_bounded(kafka: TestKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_at_once_is_bounded(kafka: TestKafka) -> None:
     async def test(broker: KafkaBroker) -> None:
         await write(broker, SECOND, BACKLOG)
         offset = await write_bad(kafka, broker, SECOND)
         names, connection = broker._names, broker.connection
 
-        def read(start: int, max_records: int) -> tuple[list[int], bool]:
-            past = kafka_unreadable.read_past(connection, names, SECOND, start, max_records)
+        def read(start: int, max_records: int, **more: int) -> tuple[list[int], bool]:
+            past = kafka_unreadable.read_past(connection, names, SECOND, start, max_records, **more)
             assert all(one.topic == TOPIC for one in past.records)
             return [one.offset for one in past.records], past.unreadable
 
         assert await asyncio.to_thread(read, 10, 5) == ([10, 11, 12, 13, 14], False)
         assert await asyncio.to_thread(read, 48, 5) == ([48, 49, 50], True)
         assert await asyncio.to_thread(read, offset + 1, 5) == ([], False)
-        monkeypatch.setattr(kafka_unreadable, "READ_MAX_BYTES", 2_000)
-        offsets, unreadable = await asyncio.to_thread(read, 0, 2_000)
+        offsets, unreadable = await asyncio.to_thread(read, 0, 2_000, max_bytes=2_000)
         assert offsets == list(range(len(offsets)))
         assert 0 < len(offsets) < offset
         assert not unreadable

@@ -39,7 +39,7 @@ from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.report import HandoffReported
 from sluice_contracts.messages.signal import ViolationReported
 from sluice_contracts.messages.token import TokenGranted, TokenRenewed, TokenRequest
-from sluice_runtime.kafka import murmur2
+from sluice_runtime.kafka.broker import murmur2
 from tests.installation import PREFIX, QUEUE, Installation
 from tests.kafka import write_unreadable
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,8 @@ from sluice_contracts.messages.alert import AlertRaised, BudgetSet
 from sluice_contracts.messages.base import Message
 from sluice_contracts.messages.pipeline import (
     AgentStateChanged,
+    PipelineCancel,
+    PipelineCancelled,
     PipelineCompleted,
     PipelineFailed,
     PipelineSpawned,
@@ -109,8 +115,34 @@ def ended_well(
     return {"failed": failed, "report": report, "revoked": revoked[0], "turns": turns}  # type: ignore[dict-item]
 
 
+def taken_over(installation: Installation, report: dict[str, Any], directory: Path) -> None:
+    """Whoever has the report and nothing else runs its commands, and has a pipeline that goes on."""
+    url = {service: f"http://127.0.0.1:{installation.stack.port(service)}" for service in ("api", "store")}
+    environment = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "SLUICE_URL": url["api"],
+        "SLUICE_SQL_URL": url["store"],
+    }
+    said = {}
+    for one in report["commands"]:
+        line = one["command"].removesuffix(" --watch")  # it would go on, and fail, as the first one did
+        done = subprocess.run(
+            line, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        said[one["purpose"]] = done.stdout
+    [turns] = [text for purpose, text in said.items() if purpose.startswith("What agent")]
+    assert "missing.txt" in turns
+    goes_on = said["Go on with it"].split()[-1]
+    [spawned] = installation.events(goes_on, PipelineSpawned) or [installation.await_event(goes_on, PipelineSpawned)]
+    assert (spawned.tenant, spawned.data.parent_pipeline_id) == (TENANT, report["pipeline_id"])
+    assert [one.id for one in spawned.data.plan.tasks] == [one["task_id"] for one in report["context"]["tasks"]]
+    installation.send(goes_on, PipelineCancel())
+    installation.await_event(goes_on, PipelineCancelled)
+
+
 @pytest.mark.covers("V1", "V3", "V5", "V7", "O4", "O5", "O6")
-def test_errors_break_the_budget(installation: Installation) -> None:
+def test_errors_break_the_budget(installation: Installation, tmp_path: Path) -> None:
     key = str(uuid.uuid4())
     pipeline = ids.pipeline_id(TENANT, key)
     budget = BudgetSet(scope="pipeline", name=pipeline, errors_per_minute=5)
@@ -128,6 +160,11 @@ def test_errors_break_the_budget(installation: Installation) -> None:
     installation.until(lambda: installation.sql(f"SELECT 1 AS one {where} AND state = 'COMPLETED'"), what="a diagnosis")
     [row] = installation.sql(f"SELECT cause, alert_id {where}")
     assert row == {"cause": "missing.txt is missing", "alert_id": alert.id}
+    report = installation.get("api", f"/api/artifacts/{found['report'].data.report.sha256}").json
+    because = report["recommended_actions"][0]["because"]
+    errors = report["summary"]["errors"]  # six broke the budget; until the agent was stopped there may be more
+    assert because == f"{errors} × read_file: missing.txt does not exist; list_files shows what does"
+    taken_over(installation, report, tmp_path)
     lives = installation.sql(f"SELECT state, reason, alert_id FROM token_lives WHERE pipeline_id = '{pipeline}'")
     assert lives == [{"state": "revoked", "reason": "error_budget_exceeded", "alert_id": alert.id}] * 2
 
@@ -150,6 +187,26 @@ def test_a_person_revokes_by_a_record(installation: Installation) -> None:
     tell(installation, "token.commands", pipeline, TokenRevoke(detail="the key has leaked"))
     found = ended_well(installation, pipeline, "manual", diagnosed=False)
     assert found["revoked"].data.detail == "the key has leaked"
+
+
+@pytest.mark.covers("V5", "O5", "W7")
+def test_a_pipeline_fails_when_its_report_can_be_stored_again(installation: Installation) -> None:
+    pipeline = installation.spawn(installation.scenario("works", WORKS))
+    installation.await_event(pipeline, AgentTurnFinished, topic=SAID)
+    folder = installation.stack.directory / "artifacts"
+    aside = folder.rename(folder.with_name("aside"))
+    folder.write_text("a file where the folder was")
+    try:
+        tell(installation, "token.commands", pipeline, TokenRevoke(detail="by hand"))
+        log = installation.stack.log_file("api")
+        away = "the artifact store is away"
+        installation.until(lambda: away in log.read_text(), what="the report can't be stored")
+        assert not accessors(installation, pipeline) & living(installation), "revoked all the same"
+        assert installation.events(pipeline, PipelineFailed) == []
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+    ended_well(installation, pipeline, "manual", diagnosed=False)
 
 
 @pytest.mark.covers("V3", "V5", "W10")

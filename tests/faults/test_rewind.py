@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from sluice_contracts.envelope import OutgoingRecord
 from sluice_contracts.messages.agent import AgentStop
 from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineCancel, PipelineRefused, PipelineTick
-from sluice_runtime.kafka import murmur2
+from sluice_runtime.kafka.broker import murmur2
 from tests.faults.verifying import WORK, verify
 from tests.installation import PREFIX, Installation
 

@@ -22,7 +22,7 @@ from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.token import Grant
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.vault import names
 from tests.integration.agent_runner.model_server import Connection, ModelServer, model_server
 from tests.integration.agent_runner.real_vault import RealVault

@@ -18,7 +18,7 @@ from sluice_agent_runner.settings import RunnerSettings
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.settings import SettingsError, load_settings
 from tests.kafka import TestKafka
 from tests.unit.agent_runner.builders import agent_run, task

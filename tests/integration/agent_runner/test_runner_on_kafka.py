@@ -20,7 +20,9 @@ from sluice_contracts.errors import InvalidRecord
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.agent import AgentAnswer, AgentInputRequested, AgentStop, Answer, AttemptEvent
 from sluice_runtime.broker import TopicPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.lag import Lag
+from sluice_runtime.metrics import Metrics
 from tests.kafka import TestKafka
 from tests.unit.agent_runner.builders import agent_run, task, until
 
@@ -120,7 +122,8 @@ async def running(there: Installation, kafka: TestKafka) -> AsyncIterator[AgentR
         KafkaBroker(kafka.connection, prefix=settings.topic_prefix, client_id="runner") as broker,
         agent_runner(settings, broker) as wired,
     ):
-        consumer = Consumer(broker, wired.runner, settings.queues, wired.services.time, wired.services.measures)
+        lag = Lag(broker, Metrics("agent-runner", "test"))
+        consumer = Consumer(broker, wired.runner, settings.queues, wired.services.time, wired.services.measures, lag)
         parts = [asyncio.create_task(consumer.run()), asyncio.create_task(wired.runner.keep_alive())]
         try:
             async with asyncio.timeout(60):

@@ -241,7 +241,7 @@ def test_a_second_installation_on_a_given_cluster(sluice: Sluice, tmp_path: Path
 
 def test_no_secret_is_said_or_saved(sluice: Sluice) -> None:
     passwords = [json.loads(file.read_text())["password"] for file in (sluice.data / "credentials").glob("*.json")]
-    passwords += [file.read_text() for file in (sluice.data / "credentials" / "vault").glob("*.secret-id")]
+    passwords += [file.read_text() for file in (sluice.data / "credentials" / "vault").glob("*/secret-id")]
     passwords += json.loads((sluice.data / "vault" / "keys.json").read_text()).values()
     assert len(passwords) >= 6 + 2 + 2
     places = [sluice.data / "installation.json", *(sluice.data / "logs").glob("*.log")]

@@ -12,7 +12,7 @@ from sluice_contracts.envelope import CloudEvent, OutgoingRecord
 from sluice_contracts.messages.pipeline import PipelineSpawn
 from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from tests.integration.client.sluice import Sluice, until
 
 TOPIC = "pipeline.commands"

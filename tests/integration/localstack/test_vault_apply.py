@@ -131,9 +131,10 @@ def test_the_command_applies_to_a_given_vault(
     assert {name: state for name, state in told.items() if state != "unchanged"} == {
         "audit device sluice": "left", "credentials vault-broker": "created", "credentials agent-runner": "created"
     }  # fmt: skip
-    assert sorted(path.name for path in given.iterdir()) == [
-        "agent-runner.role-id", "agent-runner.secret-id", "vault-broker.role-id", "vault-broker.secret-id"
+    assert sorted(str(path.relative_to(given)) for path in given.rglob("*-id")) == [
+        "agent-runner/role-id", "agent-runner/secret-id", "vault-broker/role-id", "vault-broker/secret-id"
     ]  # fmt: skip
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [given, *given.rglob("*")])
     assert run(arguments) == 0
     assert set(states(capsys.readouterr().out).values()) == {"unchanged", "left"}
     assert run(arguments[:-1]) == 0

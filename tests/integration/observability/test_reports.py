@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -61,3 +62,22 @@ def test_a_revoked_pipeline_is_handed_off(api: Service, store: Service, writer: 
     text = httpx.get(f"{api.url}/api/artifacts/{data.markdown.sha256}").text
     assert text.startswith("# Handoff of pipeline p1\n")
     assert "sealed" not in json.dumps(body) + text
+
+
+@pytest.mark.covers("O5", "O1")
+def test_a_clickhouse_that_hangs_takes_nothing_from_the_report(
+    api: Service, store: Service, writer: Writer, reports: Reader
+) -> None:
+    store.send(signal.SIGSTOP)
+    try:
+        writer.tell(*breach(Teller("p1")))
+        [event] = wait_for("the report", reports.read)
+        report = HandoffReport.model_validate(
+            httpx.get(f"{api.url}/api/artifacts/{reported(event).report.sha256}").json()
+        )
+        assert (reported(event).complete, report.complete) == (True, True)
+        assert report.summary.errors == 6
+    finally:
+        store.send(signal.SIGCONT)
+    rows = "SELECT complete, errors FROM handoff_reports"
+    assert wait_for("the log to have it", lambda: store.sql(rows)) == [{"complete": True, "errors": 6}]

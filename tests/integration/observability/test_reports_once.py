@@ -30,6 +30,9 @@ from tests.unit.observability.events import Teller
 INSTALLATIONS, KILLS_OF_EACH = 4, 6
 """Side by side: a takeover waits for the dead member's session, whatever the machine can do meanwhile."""
 
+AWAY = "the artifact store is away"
+"""Said by an api in its log."""
+
 SPREAD_S = 0.15
 COMMIT_S = 0.01
 """From the revocation to its report it is some 100 ms, of which the last ten are behind the first stored body: kills
@@ -147,6 +150,32 @@ def test_two_apis_of_which_one_is_frozen_write_one_report_of_each(
         elif number % 12 == 11:
             time.sleep(SESSION_TIMEOUT_MS / 1_000 + 1)
             frozen.send(signal.SIGCONT)
+    wait_for("all reports", lambda: reader.of(*pipelines))
+    check(reader.rest(), pipelines, tmp_path)
+    reader.close()
+
+
+@pytest.mark.covers("O5", "W7", "D4")
+def test_an_artifact_store_that_is_away_is_waited_for_by_one_after_another(
+    kafka: TestKafka, prefix: str, start: StartService, writer: Writer, tmp_path: Path, empty_log: str
+) -> None:
+    apis = [start("api", SLUICE_SQL_URL=empty_log) for _ in range(2)]
+    for api in apis:
+        api.ready()
+    reader = Reader(kafka, prefix, topics.REPORTS.name)
+    folder, aside = tmp_path / "artifacts", tmp_path / "aside"
+    folder.rename(aside)
+    folder.write_text("a file where the folder was")
+    pipelines = ["p1", "p2", "p3"]
+    for name in pipelines:
+        writer.tell(*breach(Teller(name)))
+    first = wait_for("one to wait", lambda: next((one for one in apis if AWAY in one.log()), None))
+    first.kill()
+    apis.remove(first)
+    wait_for("the other to wait", lambda: AWAY in apis[0].log())
+    assert reader.rest() == []
+    folder.unlink()
+    aside.rename(folder)
     wait_for("all reports", lambda: reader.of(*pipelines))
     check(reader.rest(), pipelines, tmp_path)
     reader.close()

@@ -20,7 +20,7 @@ from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.limits import HEADERS_MAX_COUNT
 from sluice_contracts.messages.pipeline import PipelineSpawn
 from sluice_runtime.broker import TopicPartition as BrokerPartition
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from tests.integration.observability.conftest import StartService
 from tests.integration.observability.support import Service, Writer, names, places, wait_for
 from tests.kafka import TestKafka, write_unreadable

@@ -18,9 +18,11 @@ from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, AgentThrottle, Answer
 from sluice_contracts.messages.base import Message
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
+from sluice_runtime.lag import Lag
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, MemorySubscription
 from sluice_runtime.metrics import Metrics
 from tests.doubles import ManualClock
+from tests.metrics import lag_of
 from tests.unit.agent_runner.builders import NOW_MS, TestTime, agent_run, until
 
 COUNT = 4
@@ -97,11 +99,14 @@ class World:
         self.broker = Broker(self.log, self.groups)
         self.time = TestTime()
         self.heard = Heard()
+        self.metrics = Metrics("agent-runner", "test")
 
     @asynccontextmanager
     async def consumer(self) -> Any:
-        measures = Measures(Metrics("agent-runner", "test"))
-        consumer = Consumer(self.broker, self.heard, ["q"], self.time, measures)
+        measures = Measures(self.metrics)
+        consumer = Consumer(
+            self.broker, self.heard, ["q"], self.time, measures, Lag(self.broker, self.metrics, interval_s=0.01)
+        )
         running = asyncio.create_task(consumer.run())
         try:
             async with asyncio.timeout(30):
@@ -124,6 +129,10 @@ class World:
     def answer(self, agent_id: str) -> Record:
         answer = AgentAnswer(agent_id=agent_id, answer=Answer(request_id="r", answer="this"))
         return self.say(answer, agent_id, TOPICS[1])
+
+    def lag(self) -> dict[tuple[str, str], float]:
+        """What the metric says, by topic and partition."""
+        return lag_of(self.metrics)
 
     def elsewhere(self, record: Record) -> str:
         """An agent of another partition."""
@@ -245,3 +254,18 @@ def test_youth_is_what_the_log_shows_for_as_long_as_it_shows_it() -> None:
     assert (age(youth, 8, 60_001), age(youth, 8, 60_001, 2)) == (Age.OLD, Age.YOUNG_AGAINST_CLOCK)
     record = Record("t", 1, 0, 10_000_000 - 60_000, None, None, ())
     assert youth.age(record, now_ms=10_000_000, monotonic_ms=0) is Age.YOUNG
+
+
+@pytest.mark.covers("D1", "O7")
+def test_tasks_for_which_there_is_no_room_are_told_as_lag() -> None:
+    async def scenario(world: World) -> None:
+        world.heard.room = 0
+        async with world.consumer():
+            for number in range(3):
+                world.task(f"a{number}")
+            await until(lambda: sum(world.lag().values()) == 3)
+            assert {topic for topic, _ in world.lag()} == {TOPICS[0]}
+            world.heard.room = 100
+            await until(lambda: len(world.heard.tasks) == 3 and not any(world.lag().values()))
+
+    in_world(scenario)

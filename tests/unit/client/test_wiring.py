@@ -143,8 +143,8 @@ def test_a_runner_is_told_where_vault_is_and_by_which_files_it_logs_in(tmp_path:
     assert told() == {
         "SLUICE_VAULT_ADDR": "https://vault.example:8200",
         "SLUICE_VAULT_CA_FILE": "/ca.pem",
-        "SLUICE_VAULT_ROLE_ID_FILE": str(files / "agent-runner.role-id"),
-        "SLUICE_VAULT_SECRET_ID_FILE": str(files / "agent-runner.secret-id"),
+        "SLUICE_VAULT_ROLE_ID_FILE": str(files / "agent-runner" / "role-id"),
+        "SLUICE_VAULT_SECRET_ID_FILE": str(files / "agent-runner" / "secret-id"),
     }
     found = installation_of(settings, cast(LocalStack, stack))
     assert (found.vault_addr, found.vault_credentials_directory) == ("https://vault.example:8200", str(files))

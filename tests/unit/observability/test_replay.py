@@ -77,16 +77,14 @@ def replayed(
 
 
 @pytest.mark.covers("C3")
-def test_letters_beyond_the_limit_of_those_replayed_before_are_reached(
-    engine: ClickHouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replay, "LETTERS_MAX_COUNT", 5)
+def test_letters_beyond_the_limit_of_those_replayed_before_are_reached(engine: ClickHouse) -> None:
+    five = {"looked_at_max_count": 5}
     written = letters(12)
     refuse_and_replay(engine, written, 7)
-    found, left, _ = replayed(engine, written, Choice())
+    found, left, _ = replayed(engine, written, Choice(), **five)
     assert (found, len(left)) == ([7, 8, 9, 10, 11], 5)
-    assert replayed(engine, written, Choice(limit=2)) == ([7, 8], left, [])
-    assert replayed(engine, written, Choice(limit=2), again=True) == ([0, 1], [], [])
+    assert replayed(engine, written, Choice(limit=2), **five) == ([7, 8], left, [])
+    assert replayed(engine, written, Choice(limit=2), again=True, **five) == ([0, 1], [], [])
 
 
 @pytest.mark.covers("C3")

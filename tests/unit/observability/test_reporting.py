@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,13 +17,14 @@ from sluice_contracts.documents import handoff_report_schema
 from sluice_contracts.handoff import HandoffReport
 from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
 from sluice_contracts.messages.base import AgentState, ArtifactRef, Problem, TaskStatus, Usage
+from sluice_contracts.messages.signal import ErrorReported
 from sluice_contracts.messages.token import TokenRevoked
 from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.report_text import markdown_of
 from sluice_observability.domain.reporting import Occasion, agents_affected, report_on, sentence
 from sluice_observability.domain.views import AgentView, ErrorsView, PipelineView, QuestionView, TaskView, TokenView
 from tests.unit.observability.breaches import breach
-from tests.unit.observability.events import START_MS, TRANSCRIPT, Teller
+from tests.unit.observability.events import START_MS, TRANSCRIPT, Teller, spawning, turn
 
 SCHEMA = handoff_report_schema()
 
@@ -72,6 +75,68 @@ def test_the_report_on_a_breach() -> None:
     }  # fmt: skip
     assert [one.code for one in made.recommended_actions] == ["check_provider", "start_again"]
     assert "sealed" not in made.model_dump_json()
+
+
+def view_of_failed_calls(*details: str) -> PipelineView:
+    teller = Teller("p1")
+    model = ReadModel(1)
+    for event in [*spawning(teller), turn(teller, 1), turn(teller, 2)]:
+        model.apply(event)
+    for number, detail in enumerate(details):
+        data = ErrorReported(agent_id=teller.agent_id, attempt=1, code="tool_failed", detail=detail)
+        model.apply(replace(teller.command(data), id=f"error-{number}"))
+    view = model.pipeline("p1")
+    assert view is not None
+    return view
+
+
+@pytest.mark.covers("O5")
+@pytest.mark.parametrize(
+    ("details", "because", "again"),
+    [
+        (["read_file: a.csv does not exist"] * 6, "6 × read_file: a.csv does not exist", True),
+        (
+            ["read_file: a.csv does not exist", "read_file: b.csv does not exist", "read_file: b.csv does not exist"],
+            "2 × read_file: b.csv does not exist, 1 × read_file: a.csv does not exist",
+            True,
+        ),
+        ([f"read_file: {name} does not exist" for name in "ab"],
+         "1 × read_file: a does not exist, 1 × read_file: b does not exist", False),
+    ],
+)  # fmt: skip
+def test_failed_calls_of_tools_are_named_with_what_they_asked_for(
+    details: list[str], because: str, again: bool
+) -> None:
+    made = report_on(view_of_failed_calls(*details), Occasion("demand", "request", "demand", START_MS))
+    [errors] = made.summary.errors_by_type
+    assert (errors.count, errors.detail, {one.detail: one.count for one in errors.details}) == (
+        len(details), details[-1], dict(Counter(details)),
+    )  # fmt: skip
+    first = made.recommended_actions[0]
+    assert (first.code, first.because) == ("mend_tool_calls", because)
+    assert ("again and again" in first.text) == again
+    text = markdown_of(made)
+    assert all(detail in text for detail in details)
+
+
+@pytest.mark.covers("O5")
+def test_what_errors_said_is_counted_within_bounds() -> None:
+    view = view_of_failed_calls(*(f"{number}: " + "x" * 3_000 for number in range(100)))
+    [errors] = view.errors.values()
+    assert (errors.count, len(errors.details), sum(errors.details.values())) == (100, 8, 8)
+    assert max(map(len, errors.details)) == 300
+
+
+@pytest.mark.covers("O5")
+def test_a_task_that_was_cut_off_has_the_turns_of_its_agent() -> None:
+    made = report_on(view_of_failed_calls(), Occasion("demand", "request", "demand", START_MS))
+    assert [(one.task_id, one.turns, one.usage.input_tokens) for one in made.context.tasks] == [("look", 2, 200)]
+
+
+@pytest.mark.covers("O5")
+def test_no_command_is_offered_whose_names_a_shell_could_take_for_more() -> None:
+    view = PipelineView("p1; reboot", "acme", spawned=True)
+    assert report_on(view, Occasion("demand", "request", "demand", START_MS)).commands == ()
 
 
 @pytest.mark.covers("O5")
@@ -143,7 +208,7 @@ def test_for_people_each_line_is_one_and_makes_no_markup_of_its_own(view: Pipeli
     assert "<b>" not in text
     for line in text.splitlines():
         if line.startswith("| "):
-            assert line.replace("\\|", "").count("|") in (6, 7, 9, 4)
+            assert line.replace("\\|", "").count("|") in (4, 6, 7, 8, 9)
 
 
 @pytest.mark.covers("O5")

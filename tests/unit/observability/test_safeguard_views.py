@@ -71,13 +71,13 @@ def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHous
         ("p1", "error_budget_exceeded", "revoke_pipeline", 6, 5, 60_000, ["e1", "e2"], True)
     ]
     columns = (
-        "pipeline_id, cause, reason, errors, agents_affected, accessors, tasks, tasks_succeeded,"
+        "pipeline_id, cause, reason, complete, errors, agents_affected, accessors, tasks, tasks_succeeded,"
         " revoked_at < reported_at, last_turn_at IS NOT NULL, last_transcript_sha256, report_sha256"
     )
     assert engine.rows(f"SELECT {columns} FROM handoff_reports") == [
         (
-            "p1", "revocation", "error_budget_exceeded", 6, [teller.agent_id], ["root.p1", "child.p1"], 1, 0, True,
-            True, "a" * 64, "f" * 64,
+            "p1", "revocation", "error_budget_exceeded", True, 6, [teller.agent_id], ["root.p1", "child.p1"], 1, 0,
+            True, True, "a" * 64, "f" * 64,
         )
     ]  # fmt: skip
     columns = "pipeline_id, depth, state, cause, evidence, recommendations, cost_usd"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -134,7 +135,19 @@ def test_a_diagnostic_and_what_it_is_about_know_each_other() -> None:
     model = ReadModel(1)
     for event in [*told, *whole_life("p2"), *whole_life("p3")]:
         model.apply(event)
-    assert model.diagnostics("p1") == []  # forgotten with the pipeline that it was
+    assert model.diagnostics("p1", "acme") == []  # forgotten with the pipeline that it was
+
+
+@pytest.mark.covers("O6", "P14")
+def test_what_claims_to_diagnose_another_tenants_pipeline_is_not_shown_there() -> None:
+    diagnostic_id, told = diagnosing("p1")
+    model = ReadModel(10)
+    for event in [*whole_breach(), *(replace(event, tenant="another") for event in told)]:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    assert view.diagnostics == []
+    assert model.pipeline(diagnostic_id) is not None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sluice_contracts import topics
 from sluice_contracts.messages.pipeline import PipelineTick
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog, MemorySubscription
-from sluice_runtime.processor import processor
+from sluice_runtime.processor.worker import ProcessorPolicy
 from tests.conformance.test_processor import Running, command, said, until
 
 
@@ -24,14 +24,12 @@ def test_a_group_that_can_not_be_told_holds_up_no_decision(monkeypatch: pytest.M
         await asyncio.Event().wait()
 
     monkeypatch.setattr(MemorySubscription, "commit", commit)
-    monkeypatch.setattr(processor, "LAG_INTERVAL_S", 0.01)
-    monkeypatch.setattr(processor, "LAG_TIMEOUT_S", 0.01)
 
     async def test() -> None:
         names = topics.concrete_topics(queues=["q"], partitions=2)
         log = MemoryLog({one.name: one.partitions for one in names}, SystemClock())
         broker = MemoryBroker(log, MemoryGroups())
-        running = Running(lambda: broker, "one")
+        running = Running(lambda: broker, "one", ProcessorPolicy(lag_interval_s=0.01, lag_timeout_s=0.01))
         await command(broker, "pipeline-0", PipelineTick())
         await until(lambda: told >= 2)  # given up once, and tried again
         await command(broker, "pipeline-0", PipelineTick())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sluice_contracts.messages.agent import AgentRun, AgentStop, AgentThrottle
-from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineSpawn
+from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineRefused, PipelineSpawn
 from sluice_contracts.messages.token import TokenRevoke
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from tests.unit.spawner.world import PIPELINE, TENANT, World, of, plan, types
@@ -103,6 +103,21 @@ def test_diagnostics_of_diagnostics_are_bounded(deepest: int, depth: int, follow
     assert (spawn is not None) == follows
     if spawn is not None and spawn.diagnosed is not None:
         assert spawn.diagnosed.depth == depth + 1
+
+
+@pytest.mark.covers("O6", "P13")
+@pytest.mark.parametrize(("deepest", "depth", "refused"), [(0, 1, False), (0, 2, True), (1, 2, True), (2, 3, True)])
+def test_a_diagnostic_that_claims_to_be_deeper_than_the_limit_is_refused(
+    deepest: int, depth: int, refused: bool
+) -> None:
+    world = World(SpawnerPolicy(credentials=True, diagnostic_depth_max=deepest), ROLES)
+    said = world.say(PipelineSpawn(plan=plan("a"), diagnosed=Diagnosed(pipeline_id="another", depth=depth)))
+    assert (types(said) == ["pipeline.refused"]) == refused
+    if refused:
+        problem = of(PipelineRefused, said)[0].problem
+        assert (problem.code, problem.field) == ("diagnostic_too_deep", "diagnosed.depth")
+        assert problem.limit == f"SLUICE_DIAGNOSTIC_DEPTH_MAX: {deepest}"
+        assert "another" in problem.detail
 
 
 @pytest.mark.covers("O6", "V5")

@@ -18,7 +18,7 @@ from sluice_contracts.messages.alert import BudgetSet
 from sluice_contracts.topics import BUDGETS, Principal
 from sluice_runtime.broker import Broker, BrokerUnavailable
 from sluice_runtime.connection import CredentialsError, KafkaConnection
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 
 SOURCE = "operator/cli"
 

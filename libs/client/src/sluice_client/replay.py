@@ -26,7 +26,7 @@ from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.topics import Principal
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition
 from sluice_runtime.connection import CredentialsError, KafkaConnection
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 
 REPLAY_OF = "dlq_replay_of"
 """Header of a replayed record: the id of its dead letter."""
@@ -157,7 +157,7 @@ class Outcome:
 
     Attributes:
         written: What was (or would be) written, in order.
-        left: Left alone because they were replayed before: the oldest, up to `LETTERS_MAX_COUNT`.
+        left: Left alone because they were replayed before: the oldest, as many as were looked at.
         incomplete: Left alone because they lack headers of their records (`dlq_headers_dropped`).
     """
 
@@ -180,6 +180,7 @@ async def replay(
     rate_per_s: float = RATE_DEFAULT_PER_S,
     done: Callable[[Replayed], None] = lambda one: None,
     sleep: Callable[[float], Any] = asyncio.sleep,
+    looked_at_max_count: int = LETTERS_MAX_COUNT,
 ) -> Outcome:
     """Writes chosen letters again to the topics on which they were refused.
 
@@ -196,6 +197,7 @@ async def replay(
         rate_per_s: At most so many in a second.
         done: Is told of each.
         sleep: Between two.
+        looked_at_max_count: Letters looked at, of those to be written and of those that are left alone.
 
     Raises:
         TimedOut: The log is behind the topics: what was replayed can't be told.
@@ -203,13 +205,13 @@ async def replay(
         InputInvalid: A letter is no longer on its topic.
     """
     if choice.ids:
-        await asyncio.to_thread(find_letters, sql, replace(choice, limit=LETTERS_MAX_COUNT))  # each names a letter
-    wanted = replace(choice, limit=min(choice.limit, LETTERS_MAX_COUNT), replayed=None if again else False)
+        await asyncio.to_thread(find_letters, sql, replace(choice, limit=looked_at_max_count))  # each names a letter
+    wanted = replace(choice, limit=min(choice.limit, looked_at_max_count), replayed=None if again else False)
     fresh = await asyncio.to_thread(find_letters, sql, wanted)
     if fresh and not dry_run:
         await _caught_up(broker, sql, sorted({letter.topic for letter in fresh}))
         fresh = await asyncio.to_thread(find_letters, sql, wanted)
-    before = replace(choice, limit=LETTERS_MAX_COUNT, replayed=True)
+    before = replace(choice, limit=looked_at_max_count, replayed=True)
     left = [] if again else await asyncio.to_thread(find_letters, sql, before)
     written: list[Replayed] = []
     incomplete: list[Letter] = []

@@ -39,6 +39,13 @@ class Checkpoint(Value):
     finished_at_ms: Milliseconds
 
 
+class ErrorDetail(Value):
+    """What several errors said in the same words."""
+
+    detail: str
+    count: Count
+
+
 class ErrorsOfType(Value):
     """Errors of one code that one agent had, or nobody in particular."""
 
@@ -49,10 +56,13 @@ class ErrorsOfType(Value):
     first_at_ms: Milliseconds
     last_at_ms: Milliseconds
     detail: str = Field(description="Of the last one.")
+    details: tuple[ErrorDetail, ...] = Field(
+        default=(), description="The first eight that differ, shortened to 300 characters, the most frequent first."
+    )
 
 
 class ReportedTask(Value):
-    """A task of the plan, and how far it is."""
+    """A task of the plan, and how far it is: by what its agent has said, as long as it has not succeeded."""
 
     task_id: str
     role: str
@@ -131,6 +141,13 @@ class RecommendedAction(Value):
     because: str = Field(description="The fact by which the rule applies.")
 
 
+class Command(Value):
+    """A line for a shell, where `sluice` knows the installation."""
+
+    purpose: str
+    command: str
+
+
 class Revocation(Value):
     """The end of the pipeline's credentials."""
 
@@ -199,3 +216,4 @@ class HandoffReport(Value):
     summary: HandoffSummary
     context: HandoffContext
     recommended_actions: tuple[RecommendedAction, ...]
+    commands: tuple[Command, ...] = Field(default=(), description="To see more, and to have the work go on.")

@@ -6,6 +6,7 @@ sets (topics, reasons, routes); an id is never a label.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -52,6 +53,11 @@ HTTP_REQUESTS = Counter("sluice_http_requests_total", "Answered requests.", ("me
 HTTP_DURATION = Histogram("sluice_http_request_duration_seconds", "Until the answer's last byte.", ("method", "route"))
 
 RECORDS_REFUSED = Counter("sluice_records_refused_total", "Records sent to a dead-letter topic.", ("topic", "reason"))
+CONSUMER_LAG = Gauge(
+    "sluice_consumer_lag_records",
+    "Records of a partition that this process has not read; in ClickHouse, for the store.",
+    ("topic", "partition"),
+)
 
 PARTITIONS_OWNED = Gauge("sluice_partitions_owned", "Partitions that this process decides.")
 COMMIT_DURATION = Histogram("sluice_commit_duration_seconds", "To make one batch of decisions durable.")
@@ -91,7 +97,7 @@ ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append,
 
 CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
-    RECORDS_REFUSED,
+    RECORDS_REFUSED, CONSUMER_LAG,
     PARTITIONS_OWNED, COMMIT_DURATION, RESTORE_DURATION,
     ATTEMPTS_RUNNING, ATTEMPTS_QUEUED, ATTEMPTS_DEFECTIVE, TURNS_FINISHED, MODEL_CALLS, MODEL_DURATION, TOOL_CALLS,
     VAULT_CALLS, VAULT_DURATION,
@@ -111,6 +117,7 @@ class Metrics:
     def __init__(self, service: str, instance: str) -> None:
         self._registry = CollectorRegistry()
         self._made: dict[str, _Counter | _Gauge | _Histogram] = {}
+        self._series: dict[str, frozenset[tuple[str, ...]]] = {}
         ProcessCollector(registry=self._registry)
         self.gauge(SERVICE_INFO, service=service, instance=instance).set(1)
 
@@ -137,6 +144,15 @@ class Metrics:
             made = self._made[metric.name] = _Gauge(metric.name, metric.help, metric.labels, registry=self._registry)
         assert isinstance(made, _Gauge)
         return made.labels(**labels) if labels or metric.labels else made
+
+    def series(self, metric: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+        """Gives a gauge exactly these series, by the values of its labels in their order."""
+        for gone in self._series.get(metric.name, frozenset()) - values.keys():
+            made = self._made[metric.name]
+            made.remove(*gone)
+        self._series[metric.name] = frozenset(values)
+        for labels, value in values.items():
+            self.gauge(metric, **dict(zip(metric.labels, labels, strict=True))).set(value)
 
     def histogram(self, metric: Histogram, **labels: str) -> _Histogram:
         """The histogram, in seconds, for these label values.

@@ -59,7 +59,8 @@ class SpawnerSettings(ServiceSettings):
     )  # fmt: skip
     diagnostic_depth_max: int = Field(
         default=_DEFAULTS.diagnostic_depth_max, ge=0, le=2,
-        description="0: no diagnostic follows a broken budget; 1: one does; 2: and one of a diagnostic.",
+        description="0: no diagnostic follows a broken budget; 1: one does; 2: and one of a diagnostic. Deeper ones "
+        "are refused, whoever asks; a first one may be asked for in any case.",
     )  # fmt: skip
     finished_retention_s: int = Field(
         default=_DEFAULTS.finished_retention_s,

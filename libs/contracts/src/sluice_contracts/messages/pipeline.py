@@ -31,7 +31,9 @@ class Diagnosed(Value):
 
     pipeline_id: Identifier
     alert_id: str | None = Field(default=None, max_length=1_024)
-    depth: Ordinal = Field(default=1, description="2: a diagnostic of a diagnostic. The spawner has a limit.")
+    depth: Ordinal = Field(
+        default=1, description="2: a diagnostic of a diagnostic. The spawner refuses what is beyond its limit."
+    )
 
 
 @message("pipeline.spawn")
@@ -41,7 +43,7 @@ class PipelineSpawn(Message):
     plan: Plan
     dedupe_key: str | None = Field(default=None, min_length=1, max_length=255)
     parent_pipeline_id: Identifier | None = None
-    diagnosed: Diagnosed | None = Field(default=None, description="Given by the spawner, where it is a diagnostic.")
+    diagnosed: Diagnosed | None = Field(default=None, description="Given by the spawner and the api, where it is one.")
 
 
 @message("pipeline.cancel")

@@ -22,5 +22,8 @@ class HandoffReported(Message):
     summary: Summary
     report: ArtifactRef = Field(description="JSON, by the schema `handoff-report`.")
     markdown: ArtifactRef = Field(description="The same for people.")
+    complete: bool = Field(
+        default=True, description="Whether all that was on the topics when the cause was seen is in the report."
+    )
     errors: Count = 0
     agents_affected: tuple[Identifier, ...] = Field(default=(), max_length=100)

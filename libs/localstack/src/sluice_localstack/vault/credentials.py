@@ -1,4 +1,7 @@
-"""By which files the services log in to Vault: `<role>.role-id` and `<role>.secret-id`, mode 0600, in one directory."""
+"""By which files the services log in to Vault: `<role>/role-id` and `<role>/secret-id`, for the owner alone.
+
+A folder for each, so that a container can be given that of its service and no other.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ class VaultCredentials:
 
     def files(self, role: str) -> AppRole:
         """Where a role's files are, or will be."""
-        name = checked_name(role)
-        return AppRole(self.directory / f"{name}.role-id", self.directory / f"{name}.secret-id")
+        folder = self.directory / checked_name(role)
+        return AppRole(folder / "role-id", folder / "secret-id")
 
     def read(self, role: str) -> tuple[str, str] | None:
         """The RoleID and the SecretID; None if there are no files."""
@@ -32,8 +35,9 @@ class VaultCredentials:
 
     def write(self, role: str, role_id: str, secret_id: str) -> None:
         """Replace both files."""
-        private_directory(self.directory)
         found = self.files(role)
+        for folder in (self.directory, found.role_id_file.parent):
+            private_directory(folder)
         write_private(found.role_id_file, role_id)
         write_private(found.secret_id_file, secret_id)
 

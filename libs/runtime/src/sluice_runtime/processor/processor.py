@@ -12,6 +12,7 @@ from typing import Any
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import Broker, BrokerUnavailable, Fenced, Subscription, TopicPartition
 from sluice_runtime.clock import Clock
+from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import Metrics
 from sluice_runtime.processor.partition import Injected, Partition
 from sluice_runtime.processor.worker import ProcessorPolicy, Worker
@@ -23,12 +24,6 @@ POLL_MS = 200
 
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 5.0
 """Between attempts to come back after a fault of the broker: a broker that is away is never poison, so for ever."""
-
-LAG_INTERVAL_S = 5.0
-"""How often the group is told how far we are."""
-
-LAG_TIMEOUT_S = 5.0
-"""aiokafka tells the group for ever while its coordinator is away."""
 
 REVOKE_GRACE_S = 5.0
 """How long a revoked partition's worker may take to finish the batch in flight; then it is cut off, and fenced."""
@@ -161,16 +156,22 @@ class Processor:
             await subscription.close()
 
     async def _poll(self, subscription: Subscription) -> None:
-        telling = asyncio.create_task(self._keep_told(subscription), name="lag")
+        lag = Lag(self._broker, self._metrics, self._policy.lag_interval_s, self._policy.lag_timeout_s)
+        telling = [
+            asyncio.create_task(self._keep_told(subscription), name="positions"),
+            asyncio.create_task(lag.keep_told(partial(self._read_through, subscription)), name="lag"),
+        ]
         try:
             await self._feed(subscription, telling)
         finally:
-            telling.cancel()
+            for task in telling:
+                task.cancel()
 
-    async def _feed(self, subscription: Subscription, telling: asyncio.Task[None]) -> None:
+    async def _feed(self, subscription: Subscription, telling: Sequence[asyncio.Task[None]]) -> None:
         while True:
-            if telling.done():
-                telling.result()
+            for task in telling:
+                if task.done():
+                    task.result()
             found = await subscription.poll(POLL_MS)
             by_partition: dict[int, list[Record]] = {}
             for at, records in found.items():
@@ -186,12 +187,15 @@ class Processor:
                     self._held.discard(number)
                     subscription.release(self._inputs(number))
 
+    async def _read_through(self, subscription: Subscription) -> dict[TopicPartition, int]:
+        return {at: await subscription.position(at) for number in list(self._workers) for at in self._inputs(number)}
+
     async def _keep_told(self, subscription: Subscription) -> None:
         while True:
-            await asyncio.sleep(LAG_INTERVAL_S)
-            await self._tell_lag(subscription)
+            await asyncio.sleep(self._policy.lag_interval_s)
+            await self._tell_positions(subscription)
 
-    async def _tell_lag(self, subscription: Subscription) -> None:
+    async def _tell_positions(self, subscription: Subscription) -> None:
         """Commits positions to the group: for lag tools alone; what counts stands in the journal."""
         positions = {
             TopicPartition(topic, number): offset
@@ -200,7 +204,7 @@ class Processor:
         }
         try:
             if positions:
-                async with asyncio.timeout(LAG_TIMEOUT_S):
+                async with asyncio.timeout(self._policy.lag_timeout_s):
                     await subscription.commit(positions)
         except (BrokerUnavailable, TimeoutError) as fault:
             log.info("the group was not told how far we are: %s", fault or type(fault).__name__)

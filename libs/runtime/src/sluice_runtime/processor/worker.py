@@ -49,6 +49,12 @@ class ProcessorPolicy:
     journal_record_max_bytes: int = 8 * 1024 * 1024
     """Below the journal topic's `max.message.bytes` (`limits.STORE_RECORD_MAX_BYTES`)."""
 
+    lag_interval_s: float = 5.0
+    """How often the group, and the metric, are told how far this instance is."""
+
+    lag_timeout_s: float = 5.0
+    """After it that is given up until the next time: aiokafka would try for ever while the coordinator is away."""
+
 
 class Worker:
     """Owns one partition from its takeover to its end.

@@ -29,6 +29,7 @@ from sluice_contracts.limits import UNTAKEN_MAX_S
 from sluice_contracts.messages.base import Message
 from sluice_contracts.topics import AGENT_INBOX, AGENT_TASKS
 from sluice_runtime.broker import Broker, BrokerUnavailable, Subscription, TopicPartition
+from sluice_runtime.lag import Lag
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +47,21 @@ class Consumer:
 
     Args:
         queues: The queues whose tasks this runner takes.
+        lag: Tells how many tasks wait in the partitions that the group gave to this runner.
 
     Attributes:
         ready: Set once the inboxes are heard and the group has given this runner its share of the tasks.
     """
 
     def __init__(
-        self, broker: Broker, attempts: Attempts, queues: Sequence[str], time: Time, measures: Measures
+        self, broker: Broker, attempts: Attempts, queues: Sequence[str], time: Time, measures: Measures, lag: Lag
     ) -> None:
         self._broker = broker
         self._attempts = attempts
         self._time = time
         self._measures = measures
+        self._lag = lag
+        self._member: Subscription | None = None
         self._queues = {AGENT_TASKS.for_queue(queue): queue for queue in queues}
         self._inboxes = {AGENT_INBOX.for_queue(queue): queue for queue in queues}
         self._partitions: dict[str, int] = {}
@@ -76,6 +80,7 @@ class Consumer:
             # A stop for the first task must not be missed.
             await heard.wait()
             readers.create_task(self._take_tasks())
+            readers.create_task(self._lag.keep_told(self._read_through))
 
     # Inboxes
 
@@ -123,6 +128,7 @@ class Consumer:
                         subscription = await self._broker.subscribe(
                             [*self._queues, *self._inboxes], GROUP, assigned=self._on_assigned, revoked=self._on_revoked
                         )
+                    self._member = subscription
                     await self._note_ends()
                     self._press_back(subscription)
                     found = await subscription.poll(POLL_WAIT_MS)
@@ -130,10 +136,17 @@ class Consumer:
                         await self._take(subscription, found)
                 except BrokerUnavailable as error:
                     log.warning("tasks can't be read: %s; trying again", error)
+                    self._member = None
                     await self._away(subscription)
                     subscription = None
         finally:
             await self._close(subscription)
+
+    async def _read_through(self) -> dict[TopicPartition, int]:
+        if self._member is None or self._unreleased:
+            return {}
+        tasks = [TopicPartition(topic, number) for topic in self._queues for number in self._assigned]
+        return {at: await self._member.position(at) for at in tasks}
 
     async def _on_assigned(self, partitions: frozenset[int]) -> None:
         self._assigned |= partitions

@@ -9,7 +9,8 @@ from sluice_agent_runner.entrypoints.consumer import Consumer
 from sluice_agent_runner.settings import RunnerSettings
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import Metrics
 
 SERVICE = "agent-runner"
@@ -42,7 +43,9 @@ async def main(settings: RunnerSettings, stop: asyncio.Event) -> None:
         serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port) as http,
     ):
         stopping = asyncio.create_task(stop.wait())
-        consumer = Consumer(broker, wired.runner, settings.queues, wired.services.time, wired.services.measures)
+        consumer = Consumer(
+            broker, wired.runner, settings.queues, wired.services.time, wired.services.measures, Lag(broker, metrics)
+        )
         reading = asyncio.create_task(consumer.run())
         beating = asyncio.create_task(wired.runner.keep_alive())
         parts = [reading, beating, asyncio.create_task(wired.runner.failure()), asyncio.create_task(http.wait_closed())]

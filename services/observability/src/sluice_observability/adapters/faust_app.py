@@ -14,7 +14,7 @@ from yarl import URL
 
 from sluice_observability.adapters.faust_transport import LOGGER, SluiceTransport
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_names import KafkaNames
+from sluice_runtime.kafka.names import KafkaNames
 
 VERSION_BYTES = 8
 """Before each value of the table."""

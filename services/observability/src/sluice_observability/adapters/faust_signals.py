@@ -32,7 +32,7 @@ from sluice_observability.adapters.faust_app import VERSION_BYTES, VersionedTabl
 from sluice_observability.ports import Change, SignalWatch
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_names import KafkaNames
+from sluice_runtime.kafka.names import KafkaNames
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Three things differ from Faust's own (faust-streaming 0.15.3):
 
 - a record with a header whose name is not UTF-8 can't be read by aiokafka and would stop Faust's reader for good; here
-  it is read past, as `sluice_runtime.kafka_subscription` does, and is an invalid record;
+  it is read past, as `sluice_runtime.kafka.subscription` does, and is an invalid record;
 - only committed records are read;
 - a fetch waits 250 ms, not 1.5 s, so that it is soon known until when a quiet partition was heard.
 """
@@ -20,8 +20,8 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 
 from sluice_contracts.envelope import Record
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_names import KafkaNames
-from sluice_runtime.kafka_unreadable import read_past
+from sluice_runtime.kafka.names import KafkaNames
+from sluice_runtime.kafka.unreadable import read_past
 
 LOGGER = logging.getLogger("faust.sluice")
 """With Faust's own: it tells each of its steps there."""

@@ -64,6 +64,10 @@ class Api:
     _following: Following
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def through(self) -> Mapping[TopicPartition, int]:
+        """How far each partition is in the read model; nothing while nobody follows."""
+        return await self._following.through()
+
     async def follow(self, stop: asyncio.Event) -> None:
         """Loads what lives from the log, then follows the topics from where the log was, until `stop` is set.
 

@@ -136,17 +136,18 @@ class ReadModel:
         """A pipeline, if it is here, with those that diagnose it."""
         view = self._known.get(pipeline_id)
         if view is not None:
-            view.diagnostics = self.diagnostics(pipeline_id)
+            view.diagnostics = self.diagnostics(pipeline_id, view.tenant)
         return view
 
     def heard_of(self, pipeline_id: str) -> PipelineView | None:
         """What is known of a pipeline of which the spawner was not heard."""
         return self._known.get(pipeline_id) or self._unknown.get(pipeline_id)
 
-    def diagnostics(self, pipeline_id: str) -> list[DiagnosticView]:
-        """The pipelines here that diagnose another one, which need not be here; the newest last."""
-        found = (self._known[one] for one in self._diagnosing.get(pipeline_id, ())[-DIAGNOSTICS_MAX_COUNT:])
-        return [DiagnosticView(one.pipeline_id, one.state, one.findings) for one in found]
+    def diagnostics(self, pipeline_id: str, tenant: str) -> list[DiagnosticView]:
+        """The pipelines here that diagnose another one of their tenant's, which need not be here; the newest last."""
+        known = (self._known[one] for one in self._diagnosing.get(pipeline_id, ()))
+        found = [DiagnosticView(one.pipeline_id, one.state, one.findings) for one in known if one.tenant == tenant]
+        return found[-DIAGNOSTICS_MAX_COUNT:]
 
     def agent(self, agent_id: str) -> AgentView | None:
         """An agent, if it is here."""

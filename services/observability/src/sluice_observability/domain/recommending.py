@@ -1,14 +1,25 @@
-"""What a handoff report recommends: a table of rules over the view of a pipeline. The table stands at the end."""
+"""What a handoff report recommends: a table of rules over the view of a pipeline. The table stands at the end.
+
+Beside it the commands by which a stranger sees more, and has the work go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from sluice_contracts.handoff import RecommendedAction
+from sluice_contracts.handoff import Command, RecommendedAction
+from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_observability.domain.views import PipelineView
 
 NAMED_MAX_COUNT = 5
 """Things that one fact names; the report has the others."""
+
+AGENTS_SHOWN_COUNT = 3
+"""Whose last turns a command shows: of those that had errors, the first."""
+
+TOOL_FAILED = "tool_failed"
 
 Rule = Callable[[PipelineView, str], RecommendedAction | None]
 
@@ -43,6 +54,22 @@ def _provider(view: PipelineView, reason: str) -> RecommendedAction | None:
         code="check_provider",
         text="Check the model's provider: its status, the key's quota, and whether another model should do the work.",
         because=_named(sorted(codes)),
+    )
+
+
+def _tools(view: PipelineView, reason: str) -> RecommendedAction | None:
+    said: Counter[str] = Counter()
+    for one in view.errors.values():
+        if one.code == TOOL_FAILED:
+            said.update(one.details)
+    if not said:
+        return None
+    again = max(said.values()) > 1
+    return RecommendedAction(
+        code="mend_tool_calls",
+        text="Look at what these calls of tools asked for, and lay it in, or correct the plan that has it asked for"
+        + (": the same call failed again and again, and will." if again else "."),
+        because=_named([f"{count} × {detail}" for detail, count in said.most_common()]),
     )
 
 
@@ -110,8 +137,8 @@ def _go_on(view: PipelineView, reason: str) -> RecommendedAction | None:
     given = " Give them the artifacts of the tasks that succeeded as inputs." if done else ""
     return RecommendedAction(
         code="start_again",
-        text=f"Start a new pipeline with the tasks that are left.{given} The transcripts of the agents' last turns say "
-        "what they had found.",
+        text="Start a new pipeline with the tasks that are left: the report's commands take the plan from the log."
+        f"{given} The agents' last turns say what they had found.",
         because=_named(left),
     )
 
@@ -126,6 +153,41 @@ def _report_only(view: PipelineView, reason: str) -> RecommendedAction | None:
     )
 
 
+def commands_about(view: PipelineView, agents: Sequence[str]) -> tuple[Command, ...]:
+    """What shows more of a pipeline, and starts one that goes on; nothing where a name is not fit for a shell.
+
+    Args:
+        view: The pipeline.
+        agents: Those that had errors.
+    """
+    names = [view.pipeline_id, view.tenant, *agents]
+    return tuple(_commands(view, agents)) if all(re.fullmatch(IDENTIFIER_PATTERN, one) for one in names) else ()
+
+
+def _commands(view: PipelineView, agents: Sequence[str]) -> Iterator[Command]:
+    name = view.pipeline_id
+    yield Command(purpose="The whole story, line by line", command=f"sluice logs {name}")
+    yield Command(purpose="How it ended, and what a diagnosis has found", command=f"sluice status {name}")
+    for agent_id in [one for one in agents if one in view.agents and view.agents[one].turns][:AGENTS_SHOWN_COUNT]:
+        yield Command(
+            purpose=f"What agent {agent_id} said and did in its last turns",
+            command='sluice sql --format Vertical "SELECT turn, prompt, response, tool_calls FROM turns'
+            f" WHERE agent_id = '{agent_id}' ORDER BY turn DESC LIMIT 3\"",
+        )
+    mend = "mend what broke it"
+    if any(one.artifacts for one in view.tasks.values()):
+        yield Command(purpose="What the tasks have left, as files", command=f"sluice artifacts {name} --save found")
+        mend += ", take out what is done, and add `found` to its inputs"
+    yield Command(
+        purpose=f"The plan: {mend}",
+        command="sluice sql --format TSVRaw \"SELECT JSONExtractRaw(payload, 'plan') FROM events"
+        f" WHERE type = 'pipeline.spawned' AND pipeline_id = '{name}'\" > plan.json",
+    )
+    yield Command(
+        purpose="Go on with it", command=f"sluice run plan.json --tenant {view.tenant} --parent {name} --watch"
+    )
+
+
 def _named(things: Sequence[str]) -> str:
     shown = ", ".join(one[:200] for one in things[:NAMED_MAX_COUNT])
     return shown if len(things) <= NAMED_MAX_COUNT else f"{shown} and {len(things) - NAMED_MAX_COUNT} more"
@@ -135,6 +197,7 @@ RULES: tuple[Rule, ...] = (
     _report_only,
     _secure,
     _provider,
+    _tools,
     _calls,
     _stuck,
     _lost,

@@ -38,20 +38,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         yield f"{number}. {_text(action.text)} ({_text(action.because)})"
     yield from _part("What happened")
     yield f"- Reason: {_text(report.reason)}"
-    for alert in summary.alerts:
-        yield f"- {_clock(alert.raised_at_ms)} breach: {_text(alert.detail)}"
-    if summary.revocation is not None:
-        one = summary.revocation
-        yield (
-            f"- {_clock(one.revoked_at_ms)} credentials revoked ({_text(one.reason)}): {len(one.accessors)} named"
-            + (f"; {_text(one.detail)}" if one.detail else "")
-        )
-    if summary.last_checkpoint is not None:
-        made = summary.last_checkpoint
-        yield (
-            f"- {_clock(made.finished_at_ms)} last checkpoint: turn {made.turn} of agent "
-            f"{_text(summary.last_checkpoint_agent_id or '')}"
-        )
+    yield from (f"- {_clock(time_ms)} {told}" for time_ms, told in sorted(_told(summary)))
     yield from _table(
         "Errors",
         ("count", "code", "agent", "first", "last", "detail"),
@@ -60,6 +47,13 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
             for one in summary.errors_by_type
         ),
         len(summary.errors_by_type),
+    )
+    said = [(one, detail) for one in summary.errors_by_type for detail in one.details if len(one.details) > 1]
+    yield from _table(
+        "What the errors said",
+        ("count", "code", "detail"),
+        ((str(detail.count), one.code, detail.detail) for one, detail in said),
+        len(said),
     )
     yield from _part("What was to be done")
     yield _text(context.objective)
@@ -74,13 +68,16 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     )
     yield from _table(
         "Tasks",
-        ("task", "role", "status", "attempt", "turns", "outcome"),
+        ("task", "role", "objective", "status", "attempt", "turns", "outcome"),
         (
-            (one.task_id, one.role, one.status, str(one.attempt), str(one.turns), one.summary or _said(one.problem))
+            (
+                one.task_id, one.role, one.objective, one.status, str(one.attempt), str(one.turns),
+                one.summary or _said(one.problem),
+            )
             for one in context.tasks
         ),
         len(context.tasks),
-    )
+    )  # fmt: skip
     yield from _table(
         "Agents",
         ("agent", "task", "state", "attempt", "lost", "turns", "last transcript", "last problem"),
@@ -118,8 +115,33 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
         ),
         len(context.credentials),
     )  # fmt: skip
+    if report.commands:
+        yield from _part("Commands")
+        yield "```sh"
+        for command in report.commands:
+            yield f"# {command.purpose}"
+            yield command.command
+        yield "```"
     yield ""
-    yield f"Reported at {_clock(report.reported_at_ms)}. Times are UTC. Artifacts and transcripts are read by hash."
+    yield (
+        f"Reported at {_clock(report.reported_at_ms)}. Times are UTC. Artifacts and transcripts are read by hash: "
+        "GET /api/artifacts/SHA256."
+    )
+
+
+def _told(summary: handoff.HandoffSummary) -> Iterator[tuple[int, str]]:
+    for alert in summary.alerts:
+        yield alert.raised_at_ms, f"breach: {_text(alert.detail)}"
+    if summary.revocation is not None:
+        one = summary.revocation
+        more = f"; {_text(one.detail)}" if one.detail else ""
+        yield (
+            one.revoked_at_ms,
+            f"credentials revoked ({_text(one.reason)}): {len(one.accessors)} named{more}",
+        )
+    if summary.last_checkpoint is not None:
+        made, agent_id = summary.last_checkpoint, summary.last_checkpoint_agent_id or ""
+        yield made.finished_at_ms, f"last checkpoint: turn {made.turn} of agent {_text(agent_id)}"
 
 
 def _part(title: str) -> Iterator[str]:

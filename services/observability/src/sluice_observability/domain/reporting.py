@@ -15,7 +15,7 @@ from sluice_contracts import handoff
 from sluice_contracts.limits import COUNT_MAX, SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages.base import Problem, Usage
 from sluice_contracts.messages.token import TokenRevoked
-from sluice_observability.domain.recommending import recommended
+from sluice_observability.domain.recommending import commands_about, recommended
 from sluice_observability.domain.views import AgentView, AlertView, ErrorsView, PipelineView, TaskView, TokenView
 
 OBJECTIVE_MAX_CHARACTERS = 8_000
@@ -83,6 +83,7 @@ def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:
         summary=summary,
         context=_context(view),
         recommended_actions=recommended(view, occasion.reason),
+        commands=commands_about(view, affected),
     )
 
 
@@ -128,6 +129,9 @@ def _errors(view: PipelineView) -> tuple[handoff.ErrorsOfType, ...]:
             first_at_ms=one.first_at_ms,
             last_at_ms=one.last_at_ms,
             detail=_cut(one.detail, DETAIL_MAX_CHARACTERS),
+            details=tuple(
+                handoff.ErrorDetail(detail=detail, count=count) for detail, count in Counter(one.details).most_common()
+            ),
         )
         for one in found
     )
@@ -173,7 +177,7 @@ def _context(view: PipelineView) -> handoff.HandoffContext:
         parent_pipeline_id=view.parent_pipeline_id,
         diagnosed_pipeline_id=None if view.diagnosed is None else view.diagnosed.pipeline_id,
         progress=_progress(view),
-        tasks=tuple(map(_task, view.tasks.values())),
+        tasks=tuple(_task(one, view.agents.get(one.agent_id or "")) for one in view.tasks.values()),
         agents=tuple(map(_agent, view.agents.values())),
         questions=tuple(
             handoff.ReportedQuestion(
@@ -201,7 +205,8 @@ def _progress(view: PipelineView) -> handoff.Progress:
     )
 
 
-def _task(one: TaskView) -> handoff.ReportedTask:
+def _task(one: TaskView, agent: AgentView | None) -> handoff.ReportedTask:
+    told = one if one.status == "succeeded" or agent is None else agent
     return handoff.ReportedTask(
         task_id=one.task_id,
         role=one.role,
@@ -210,11 +215,11 @@ def _task(one: TaskView) -> handoff.ReportedTask:
         agent_id=one.agent_id,
         attempt=one.attempt,
         retries=one.retries,
-        turns=one.turns,
+        turns=told.turns,
         summary=_cut(one.summary, TASK_SUMMARY_MAX_CHARACTERS),
         problem=_problem(one.problem),
         artifacts=one.artifacts,
-        usage=one.usage,
+        usage=told.usage,
     )
 
 

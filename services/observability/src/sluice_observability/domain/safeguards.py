@@ -29,6 +29,11 @@ FINDINGS_MAX_COUNT = 32
 FINDING_MAX_CHARACTERS = 4_000
 """As many as the schema of a diagnostic's result allows."""
 
+DETAILS_MAX_COUNT = 8
+DETAIL_MAX_CHARACTERS = 300
+"""Texts of one kind of errors that are counted apart, as far as they are compared: six calls that fail for one file
+are another thing than six files."""
+
 OTHER = "other"
 
 
@@ -59,9 +64,11 @@ def count_error(view: PipelineView, code: str, detail: str, agent_id: str | None
         agent_id = None
     found = view.errors.get(kind)
     if found is None:
-        view.errors[kind] = ErrorsView(code, type_, agent_id, 1, event.time_ms, event.time_ms, detail)
-        return
+        found = view.errors[kind] = ErrorsView(code, type_, agent_id, 0, event.time_ms, event.time_ms, detail)
     found.count += 1
+    said = detail[:DETAIL_MAX_CHARACTERS]
+    if said in found.details or len(found.details) < DETAILS_MAX_COUNT:
+        found.details[said] = found.details.get(said, 0) + 1
     found.first_at_ms = min(found.first_at_ms, event.time_ms)
     if event.time_ms >= found.last_at_ms:
         found.last_at_ms, found.detail = event.time_ms, detail
@@ -92,8 +99,8 @@ def _alert(view: PipelineView, data: alert.AlertRaised, event: CloudEvent[Messag
 def _handoff(view: PipelineView, data: report.HandoffReported, event: CloudEvent[Message]) -> None:
     view.handoffs.append(
         HandoffView(
-            event.id, data.cause, data.cause_id, data.reason, data.summary, data.errors, data.report, data.markdown,
-            event.time_ms,
+            event.id, data.cause, data.cause_id, data.reason, data.summary, data.complete, data.errors, data.report,
+            data.markdown, event.time_ms,
         )
     )  # fmt: skip
     del view.handoffs[:-HANDOFFS_MAX_COUNT]

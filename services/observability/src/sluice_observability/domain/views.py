@@ -111,7 +111,9 @@ class AlertView:
 
 @dataclass(slots=True)
 class ErrorsView:
-    """Errors of one kind that one agent had, or nobody in particular. `detail` is the last one's."""
+    """Errors of one kind that one agent had, or nobody in particular. `detail` is the last one's; `details` counts the
+    first few that differ.
+    """
 
     code: str
     type: str
@@ -120,6 +122,7 @@ class ErrorsView:
     first_at_ms: int
     last_at_ms: int
     detail: str
+    details: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -131,6 +134,7 @@ class HandoffView:
     cause_id: str
     reason: str
     summary: str
+    complete: bool
     errors: int
     report: ArtifactRef
     markdown: ArtifactRef

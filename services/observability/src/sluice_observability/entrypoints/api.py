@@ -16,7 +16,8 @@ from sluice_observability.ports import QueryTooLarge, StoreUnavailable
 from sluice_observability.settings import ApiSettings
 from sluice_runtime.http import Readiness, build_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import Metrics
 
 SERVICE = "observability-api"
@@ -64,6 +65,7 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
         open_api(settings, broker) as api,
     ):
         following = asyncio.create_task(api.follow(stop))
+        telling = asyncio.create_task(Lag(broker, metrics).keep_told(api.through))
         app = build(api, readiness, metrics, settings.hosts())
         async with serve(app, host=settings.http_host, port=settings.http_port):
             ready = asyncio.create_task(api.loaded.wait())
@@ -76,6 +78,7 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> None:
                 waiting.cancel()
             if not stop.is_set():
                 await following
+        telling.cancel()
         if not api.loaded.is_set():
             following.cancel()
         with contextlib.suppress(asyncio.CancelledError):

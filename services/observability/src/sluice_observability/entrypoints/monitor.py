@@ -10,7 +10,7 @@ from sluice_observability.bootstrap.monitor import Monitor
 from sluice_observability.settings import MonitorSettings
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import (
     ALERT_DELAY,
     ALERTS_RAISED,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 from sluice_observability.bootstrap.store import Store, open_store
 from sluice_observability.entrypoints.sql import SqlEndpoint
 from sluice_observability.settings import StoreSettings
+from sluice_runtime.broker import TopicPartition
 from sluice_runtime.http import Readiness, build_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_runtime.lag import Lag
 from sluice_runtime.metrics import ROWS_WRITTEN, Metrics
 
 SERVICE = "observability-store"
@@ -40,6 +43,12 @@ async def run(settings: StoreSettings, stop: asyncio.Event) -> None:
         await opened.enter_async_context(serve(app, host=settings.http_host, port=settings.http_port))
         watching = asyncio.create_task(_watch(store, readiness, metrics))
         opened.callback(watching.cancel)
+
+        async def through() -> Mapping[TopicPartition, int]:
+            return store.sink.figures.through
+
+        telling = asyncio.create_task(Lag(broker, metrics).keep_told(through))
+        opened.callback(telling.cancel)
         await store.sink.run(stop)
 
 

@@ -44,11 +44,12 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SpawnRequest(PipelineSpawn):
-    """A plan, and whose it is."""
+class SpawnRequest(Strict):
+    """A plan, and whose it is. Not `diagnosed`: diagnostics are made by the spawner, and by their own route."""
 
-    model_config = ConfigDict(extra="forbid")
-
+    plan: Plan
+    dedupe_key: str | None = Field(default=None, min_length=1, max_length=255)
+    parent_pipeline_id: Identifier | None = None
     tenant: Identifier = "default"
 
 

@@ -35,7 +35,6 @@ report: what comes later than this is said to be missing."""
 
 LOOK_INTERVAL_S = 0.02
 PAST_WAIT_S = 5.0
-"""For the log's answer about a pipeline that the read model lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class Reports:
     Args:
         through: How far each partition is in the read model; `Tail.through`.
         complete_wait_s: How long the read model is waited for.
+        past_wait_s: How long the log's answer is waited for, about a pipeline that the read model lacks.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Reports:
         *,
         through: Through,
         complete_wait_s: float = COMPLETE_WAIT_S,
+        past_wait_s: float = PAST_WAIT_S,
     ) -> None:
         self._live = live
         self._history = history
@@ -80,6 +81,7 @@ class Reports:
         self._source = f"{Principal.OBSERVABILITY}/{instance_id}"
         self._through = through
         self._complete_wait_s = complete_wait_s
+        self._past_wait_s = past_wait_s
 
     async def on_revocation(self, event: CloudEvent[TokenRevoked], partition: int) -> Made:
         """Makes the report on a pipeline whose credentials were ended. Made again, it is another report of one id.
@@ -126,6 +128,7 @@ class Reports:
             summary=made.summary.text,
             report=report,
             markdown=markdown,
+            complete=made.complete,
             errors=made.summary.errors,
             agents_affected=agents_affected(view)[:AGENTS_AFFECTED_MAX_COUNT],
         )
@@ -170,7 +173,7 @@ class Reports:
         if view is not None:
             return view, ""
         try:
-            async with asyncio.timeout(PAST_WAIT_S):
+            async with asyncio.timeout(self._past_wait_s):
                 past = await self._history.pipeline(pipeline_id)
         except (TimeoutError, StoreUnavailable, QueryRefused) as error:
             logger.warning("pipeline %s is not in the read model, and the log did not answer: %s", pipeline_id, error)
@@ -187,7 +190,7 @@ class Reports:
         if view is not None and any(one.event_id == event_id for one in view.handoffs):
             return True
         try:
-            async with asyncio.timeout(PAST_WAIT_S):
+            async with asyncio.timeout(self._past_wait_s):
                 return await self._history.has_event(event.subject, REPORTS.name, event_id)
         except (TimeoutError, StoreUnavailable, QueryRefused):
             return False  # the transaction keeps it from being written twice

@@ -19,8 +19,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ from sluice_observability.handlers.marks import mark_rows
 from sluice_observability.handlers.positions import GrowingClock, gap_rows, position_rows, with_ingest_time
 from sluice_observability.handlers.refusals import Checker, DeadLetterOffice, Refused
 from sluice_observability.ports import Database, LogSource, StoreUnavailable
-from sluice_runtime.broker import BrokerUnavailable
+from sluice_runtime.broker import BrokerUnavailable, TopicPartition
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -74,6 +74,8 @@ class SinkFigures:
     gaps: int = 0
     failures: int = 0
     waiting_for: str | None = None
+    through: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """How far each partition is in the database, when that was written down last."""
 
 
 class Sink:
@@ -207,6 +209,9 @@ class Sink:
             recorded = position_rows(changed, self._clock.now_ms())
             self._until_done("ClickHouse", lambda: self._database.insert("positions", recorded))
             self._recorded.update((one.place, one) for one in changed)
+            self.figures.through = {
+                TopicPartition(one.place.topic, one.place.partition): one.consumed_through for one in batch.progress
+            }
             self._publish()
 
     def _of_living_topics(self, rows: Any) -> tuple[Any, list[Gap]]:

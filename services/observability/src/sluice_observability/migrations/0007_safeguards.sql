@@ -174,6 +174,7 @@ CREATE VIEW handoff_reports
     cause_id String COMMENT 'Id of token.revoked, or of the request.',
     reason String COMMENT 'Why: error_budget_exceeded, policy_violation, manual, …',
     summary String COMMENT 'One sentence: errors by code, and how far the tasks were.',
+    complete Bool COMMENT 'Whether all that was on the topics then is in it; the report says what may be missing.',
     errors UInt64 COMMENT 'Errors of the pipeline until then.',
     agents_affected Array(String) COMMENT 'Agents that had errors or ended without success; a hundred at most.',
     alert_id String COMMENT 'The breach that caused it; empty for none.',
@@ -189,7 +190,8 @@ CREATE VIEW handoff_reports
 )
 AS SELECT h.tenant AS tenant, h.pipeline_id AS pipeline_id, h.event_time AS reported_at, JSONExtractString(h.payload, 'cause') AS cause,
     JSONExtractString(h.payload, 'cause_id') AS cause_id, JSONExtractString(h.payload, 'reason') AS reason,
-    JSONExtractString(h.payload, 'summary') AS summary, JSONExtractUInt(h.payload, 'errors') AS errors,
+    JSONExtractString(h.payload, 'summary') AS summary,
+    NOT JSONHas(h.payload, 'complete') OR JSONExtractBool(h.payload, 'complete') AS complete, JSONExtractUInt(h.payload, 'errors') AS errors,
     JSONExtract(h.payload, 'agents_affected', 'Array(String)') AS agents_affected,
     JSONExtractString(r.payload, 'alert_id') AS alert_id, JSONExtract(r.payload, 'accessors', 'Array(String)') AS accessors,
     if(r.payload = '', NULL, r.event_time) AS revoked_at, t.tasks AS tasks, t.succeeded AS tasks_succeeded,

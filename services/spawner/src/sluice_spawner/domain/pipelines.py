@@ -45,7 +45,13 @@ def spawn(builder: DecisionBuilder, message: PipelineSpawn) -> None:
         return
     message = redacting.spawn(message)
     try:
-        planning.check(message, pipeline_id=builder.pipeline_id, tenant=builder.cause.tenant, roles=builder.roles)
+        planning.check(
+            message,
+            pipeline_id=builder.pipeline_id,
+            tenant=builder.cause.tenant,
+            roles=builder.roles,
+            diagnostic_depth_max=builder.policy.diagnostic_depth_max,
+        )
     except SpawnRefused as refused:
         builder.refuse(refused.problem())
         return

@@ -24,7 +24,9 @@ def spec_json(plan: Plan, task: TaskSpec) -> str:
     return task.model_dump_json(exclude_defaults=True)
 
 
-def check(command: PipelineSpawn, *, pipeline_id: str, tenant: str, roles: RoleCatalogue) -> None:
+def check(
+    command: PipelineSpawn, *, pipeline_id: str, tenant: str, roles: RoleCatalogue, diagnostic_depth_max: int
+) -> None:
     """Checks all of a plan that can be known before it runs.
 
     Raises:
@@ -32,6 +34,7 @@ def check(command: PipelineSpawn, *, pipeline_id: str, tenant: str, roles: RoleC
         SpawnLimitExceeded: A limit of P13 does not admit it.
     """
     _check_id(command, pipeline_id, tenant)
+    _check_depth(command, diagnostic_depth_max)
     workflow.check(
         nodes_of(command.plan),
         max_fan_out=command.plan.limits.max_fan_out,
@@ -52,6 +55,19 @@ def _check_id(command: PipelineSpawn, pipeline_id: str, tenant: str) -> None:
             f"produce the command under that id, or without a dedupe key",
             code="dedupe_key_mismatch",
             field="dedupe_key",
+        )
+
+
+def _check_depth(command: PipelineSpawn, depth_max: int) -> None:
+    """Whoever is asked for by hand counts as well. A first diagnostic can be asked for even where none follows."""
+    about = command.diagnosed
+    if about is not None and about.depth > max(1, depth_max):
+        raise SpawnLimitExceeded(
+            f"pipeline {about.pipeline_id} is a diagnostic itself, and a diagnostic of depth {about.depth} is asked "
+            f"for; read its handoff report, or raise SLUICE_DIAGNOSTIC_DEPTH_MAX",
+            code="diagnostic_too_deep",
+            field="diagnosed.depth",
+            limit=f"SLUICE_DIAGNOSTIC_DEPTH_MAX: {depth_max}",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import PARTITIONS_OWNED, Metrics
 from sluice_spawner.bootstrap import SERVICE, Spawner
 from sluice_spawner.settings import SpawnerSettings

@@ -12,10 +12,10 @@ from aiokafka.errors import IllegalStateError
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_clients import stop
-from sluice_runtime.kafka_errors import TRANSLATED
-from sluice_runtime.kafka_names import KafkaNames
-from sluice_runtime.kafka_unreadable import read_past
+from sluice_runtime.kafka.clients import KafkaTimeouts, stop
+from sluice_runtime.kafka.errors import TRANSLATED
+from sluice_runtime.kafka.names import KafkaNames
+from sluice_runtime.kafka.unreadable import read_past
 
 POLL_RECORDS_MAX = 2_000
 
@@ -28,10 +28,13 @@ class KafkaSubscription:
     goes back there.
     """
 
-    def __init__(self, connection: KafkaConnection, names: KafkaNames, consumer: AIOKafkaConsumer) -> None:
+    def __init__(
+        self, connection: KafkaConnection, names: KafkaNames, consumer: AIOKafkaConsumer, timeouts: KafkaTimeouts
+    ) -> None:
         self._connection = connection
         self._names = names
         self._consumer = consumer
+        self._timeouts = timeouts
         self._handed: dict[KafkaPartition, int] = {}  # where the next poll begins, in the present assignment
 
     def listener(self, assigned: PartitionsChanged, revoked: PartitionsChanged) -> ConsumerRebalanceListener:
@@ -129,7 +132,7 @@ class KafkaSubscription:
     async def close(self) -> None:
         """See `broker.Subscription.close`."""
         with TRANSLATED:
-            await stop(self._consumer)
+            await stop(self._consumer, self._timeouts)
 
     def _mine(self, positions: Mapping[TopicPartition, int]) -> dict[KafkaPartition, int]:
         """Without what was revoked in the meantime: that is somebody else's now."""

@@ -15,20 +15,14 @@ from aiokafka.partitioner import murmur2
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_runtime.broker import Bounds, PartitionsChanged, TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_clients import kill, started, stop
-from sluice_runtime.kafka_errors import TRANSLATED, Translated
-from sluice_runtime.kafka_names import KafkaNames
-from sluice_runtime.kafka_subscription import KafkaSubscription
-from sluice_runtime.kafka_unreadable import read_past
+from sluice_runtime.kafka.clients import KafkaTimeouts, kill, started, stop
+from sluice_runtime.kafka.errors import TRANSLATED, Translated
+from sluice_runtime.kafka.names import KafkaNames
+from sluice_runtime.kafka.subscription import KafkaSubscription
+from sluice_runtime.kafka.unreadable import read_past
 
 REQUEST_TIMEOUT_MS = 15_000
 """After this long without an answer a write's outcome is unknown, and whoever waits starts again from the log."""
-
-WRITE_TIMEOUT_S = 20.0
-"""aiokafka retries an idempotent write for ever; after this its outcome counts as unknown."""
-
-READ_STALLED_S = 30.0
-"""aiokafka fetches for ever while the broker is away; after this without a record a read is given up."""
 
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Above the journal's largest record."""
@@ -72,12 +66,20 @@ class KafkaBroker:
         prefix: Before every topic, group and transactional id.
         client_id: Shown in Kafka's logs and metrics.
         session_timeout_ms: After this long without a heartbeat, a member's partitions go to others.
+        timeouts: How long a broker that is away is waited for.
     """
 
     def __init__(
-        self, connection: KafkaConnection, *, prefix: str, client_id: str, session_timeout_ms: int = 10_000
+        self,
+        connection: KafkaConnection,
+        *,
+        prefix: str,
+        client_id: str,
+        session_timeout_ms: int = 10_000,
+        timeouts: KafkaTimeouts = KafkaTimeouts(),
     ) -> None:
         self.connection = connection
+        self.timeouts = timeouts
         self._arguments: dict[str, Any] = {**connection.aiokafka(), "client_id": client_id}
         self._names = KafkaNames(prefix)
         self._session_timeout_ms = session_timeout_ms
@@ -102,9 +104,9 @@ class KafkaBroker:
         reader, self._reader = self._reader, None
         admin, self._admin = self._admin, None
         for producer in producers.values():
-            await stop(producer)
+            await stop(producer, self.timeouts)
         if reader is not None:
-            await stop(reader)
+            await stop(reader, self.timeouts)
         if admin is not None:
             await admin.close()
 
@@ -113,7 +115,7 @@ class KafkaBroker:
     async def append(self, record: OutgoingRecord, partition: int | None = None) -> int:
         """See `broker.Broker.append`."""
         with self._writing:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
+            async with asyncio.timeout(self.timeouts.write_s):
                 sent = await self._send(await self._started_producer("single"), record, partition)
                 metadata = await sent
         return int(metadata.offset)
@@ -121,7 +123,7 @@ class KafkaBroker:
     async def append_all(self, records: Sequence[OutgoingRecord]) -> None:
         """See `broker.Broker.append_all`."""
         with self._writing:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
+            async with asyncio.timeout(self.timeouts.write_s):
                 async with self._ordering:  # a send may wait for metadata, and a later call must not overtake it
                     producer = await self._started_producer("bulk")
                     sent = [await self._send(producer, record, None) for record in records]
@@ -150,7 +152,7 @@ class KafkaBroker:
             return producer
         async with self._starting:
             if purpose not in self._producers:
-                self._producers[purpose] = await started(AIOKafkaProducer(**self._arguments, **_WRITING))
+                self._producers[purpose] = await started(AIOKafkaProducer(**self._arguments, **_WRITING), self.timeouts)
         return self._producers[purpose]
 
     async def open_transaction(self, transactional_id: str) -> KafkaTransaction:
@@ -159,7 +161,7 @@ class KafkaBroker:
             producer = AIOKafkaProducer(
                 **self._arguments, **_WRITING, transactional_id=self._names.full(transactional_id)
             )
-            await started(producer)
+            await started(producer, self.timeouts)
         return KafkaTransaction(self, producer)
 
     async def trim(self, at: TopicPartition, before: int) -> None:
@@ -184,12 +186,12 @@ class KafkaBroker:
                 reader = await self._started_reader()
                 reader.assign([kafka])
                 reader.seek(kafka, start)
-                async with asyncio.timeout(READ_STALLED_S) as stalled:
+                async with asyncio.timeout(self.timeouts.read_stalled_s) as stalled:
                     while (position := await reader.position(kafka)) < end:
                         records = [one for one in await self._read_on(reader, at, position) if one.offset < end]
                         if records:
                             handle(records)
-                            stalled.reschedule(asyncio.get_running_loop().time() + READ_STALLED_S)
+                            stalled.reschedule(asyncio.get_running_loop().time() + self.timeouts.read_stalled_s)
                 reader.unsubscribe()
 
     async def _read_on(self, reader: AIOKafkaConsumer, at: TopicPartition, position: int) -> Sequence[Record]:
@@ -227,7 +229,9 @@ class KafkaBroker:
     async def _started_reader(self) -> AIOKafkaConsumer:
         async with self._starting:
             if self._reader is None:
-                self._reader = await started(AIOKafkaConsumer(**self._arguments, **_READING, group_id=None))
+                self._reader = await started(
+                    AIOKafkaConsumer(**self._arguments, **_READING, group_id=None), self.timeouts
+                )
         return self._reader
 
     async def subscribe(
@@ -243,11 +247,11 @@ class KafkaBroker:
             heartbeat_interval_ms=max(300, self._session_timeout_ms // 5),
             rebalance_timeout_ms=30_000,
         )
-        subscription = KafkaSubscription(self.connection, self._names, consumer)
+        subscription = KafkaSubscription(self.connection, self._names, consumer, self.timeouts)
         listener = subscription.listener(assigned, revoked)
         consumer.subscribe([self._names.full(topic) for topic in topics], listener=listener)
         with TRANSLATED:
-            await started(consumer)
+            await started(consumer, self.timeouts)
         return subscription
 
     async def follow(self, topics: Sequence[str]) -> KafkaSubscription:
@@ -257,9 +261,9 @@ class KafkaBroker:
         bounds = await self.bounds(partitions)
         consumer = AIOKafkaConsumer(**self._arguments, **_READING, group_id=None)
         with TRANSLATED:
-            await started(consumer)
+            await started(consumer, self.timeouts)
             consumer.assign([self._names.kafka(at) for at in partitions])
-        subscription = KafkaSubscription(self.connection, self._names, consumer)
+        subscription = KafkaSubscription(self.connection, self._names, consumer, self.timeouts)
         subscription.seek({at: bounds[at].end for at in partitions})
         return subscription
 
@@ -297,4 +301,4 @@ class KafkaTransaction:
     async def close(self) -> None:
         """See `broker.Transaction.close`."""
         with TRANSLATED:
-            await stop(self._producer)
+            await stop(self._producer, self._broker.timeouts)

@@ -16,7 +16,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from sluice_contracts.envelope import Record
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.connection import KafkaConnection
-from sluice_runtime.kafka_names import KafkaNames
+from sluice_runtime.kafka.names import KafkaNames
 
 WAIT_S = 10.0
 """For the records of one fetch, which are in the broker's memory."""
@@ -52,12 +52,19 @@ class Past:
     unreadable: bool
 
 
-def read_past(connection: KafkaConnection, names: KafkaNames, at: TopicPartition, start: int, max_records: int) -> Past:
+def read_past(
+    connection: KafkaConnection,
+    names: KafkaNames,
+    at: TopicPartition,
+    start: int,
+    max_records: int,
+    max_bytes: int = READ_MAX_BYTES,
+) -> Past:
     """Reads a partition up to and including the first record that aiokafka can't read. It blocks: use a thread.
 
     Returns:
         The records; all are readable if the partition ends before such a one, and after `max_records` or
-        `READ_MAX_BYTES`.
+        `max_bytes`.
 
     Raises:
         KafkaException: Kafka did not answer.
@@ -66,7 +73,7 @@ def read_past(connection: KafkaConnection, names: KafkaNames, at: TopicPartition
         {
             **connection.confluent(), "group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True,
             "isolation.level": "read_committed", "auto.offset.reset": "earliest", "log_level": 0,
-            "queued.max.messages.kbytes": READ_MAX_BYTES // 1024,
+            "queued.max.messages.kbytes": max(1, max_bytes // 1024),
         }
     )  # fmt: skip
     kafka = names.kafka(at)
@@ -75,7 +82,7 @@ def read_past(connection: KafkaConnection, names: KafkaNames, at: TopicPartition
     try:
         consumer.assign([KafkaPartition(kafka.topic, kafka.partition, start)])
         until = time.monotonic() + WAIT_S
-        while len(records) < max_records and read_bytes < READ_MAX_BYTES:
+        while len(records) < max_records and read_bytes < max_bytes:
             message = consumer.poll(max(0.0, until - time.monotonic()))
             if message is None:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))

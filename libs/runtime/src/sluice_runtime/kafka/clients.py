@@ -8,13 +8,27 @@ that; what is reached into here is looked at by tests/conformance/test_clients.p
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 from aiokafka.conn import CloseReason
 
-STOP_TIMEOUT_S = 5.0
-"""A client whose broker is away is given up after it."""
+
+@dataclass(frozen=True, slots=True)
+class KafkaTimeouts:
+    """How long aiokafka's clients are waited for, which try for ever while the broker is away.
+
+    Attributes:
+        write_s: After it the outcome of a write counts as unknown.
+        read_stalled_s: After so long without a record a read is given up.
+        stop_s: A client that does not end in order within it is killed.
+    """
+
+    write_s: float = 20.0
+    read_stalled_s: float = 30.0
+    stop_s: float = 5.0
+
 
 _CANCELS_MAX_COUNT = 1_000
 """A task of aiokafka's that is cancelled waits for its requests, until it is cancelled once more: three are enough."""
@@ -22,17 +36,17 @@ _CANCELS_MAX_COUNT = 1_000
 Client = TypeVar("Client", AIOKafkaProducer, AIOKafkaConsumer)
 
 
-async def started(client: Client) -> Client:
+async def started(client: Client, timeouts: KafkaTimeouts) -> Client:
     """Starts a client, and leaves nothing behind where that fails."""
     try:
         await client.start()
     except BaseException:
-        await stop(client)
+        await stop(client, timeouts)
         raise
     return client
 
 
-async def stop(client: Client) -> None:
+async def stop(client: Client, timeouts: KafkaTimeouts) -> None:
     """Ends a client in order, or, if that takes too long, by `kill`.
 
     What a producer held is delivered by then, or never will be.
@@ -41,7 +55,7 @@ async def stop(client: Client) -> None:
         Exception: As aiokafka found while it stopped; the client has ended.
     """
     try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
+        async with asyncio.timeout(timeouts.stop_s):
             await client.stop()
     except TimeoutError:
         kill(client)
