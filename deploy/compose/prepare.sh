@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 here=$PWD
 root=$(cd ../.. && pwd)
 mkdir -p secrets/kafka secrets/host secrets/vault data/artifacts data/roles data/scenarios
-users=(admin spawner agent-runner observability monitor vault-broker operator dlq-operator)
+users=(admin spawner agent-runner observability monitor vault-broker vault-audit operator dlq-operator)
 
 random() { head -c 24 /dev/urandom | base64 | tr -d '/+='; }
 password() { sed -E 's/.*"password": "([^"]*)".*/\1/' "secrets/$1.json"; }
