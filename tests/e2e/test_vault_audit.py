@@ -19,20 +19,9 @@ from sluice_contracts.messages.agent import AgentRun, AgentTurnFinished
 from sluice_contracts.messages.pipeline import PipelineFailed
 from sluice_contracts.messages.signal import ViolationReported
 from sluice_localstack import VaultServer
+from tests.e2e.test_breach import WORKS
 from tests.installation import QUEUE, TENANT, Installation
 
-WORKS = """
-agents:
-  - turns:
-      - {text: look, tool_calls: [{name: list_files}], delay_ms: 50, repeat: 400}
-  - role: diagnostician
-    turns:
-      - tool_calls:
-          - name: finish
-            arguments:
-              summary: seen
-              result: '{"cause": "somebody said so", "evidence": [], "recommendations": []}'
-"""
 PATH = "secret/data/api-keys/openrouter"
 CANARY = "canary-of-the-audit-0123456789"
 
