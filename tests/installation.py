@@ -34,8 +34,8 @@ from tests.log import Log
 QUEUE = "default"
 PREFIX = "sluice."
 TENANT = "tenant"
-SERVICES = ("spawner", "agent-runner", "vault-broker", "monitor", "store", "api")
-OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state", "monitor.state")
+SERVICES = ("spawner", "agent-runner", "vault-broker", "vault-audit", "monitor", "store", "api")
+OWN_STORES = ("pipeline.journal", "pipeline.state", "token.journal", "token.state", "monitor.state", "audit.position")
 """Topics that are one service's own."""
 
 RESTART_WAIT_MAX_S = 0.2

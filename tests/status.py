@@ -52,7 +52,6 @@ IN_PART = {
     "W5": "no tool runs a program; no secret in an environment",
     "W6": "workspaces of files; no git",
     "V4": "sealed grants, canaries; a sandbox for tools that run programs comes with W5",
-    "V7": "mint, open, renew, revoke, refuse, expire; Vault's audit file does not feed the log yet",
     "O1": "embedded; a ClickHouse server is written and unrun; prompts of calls that failed are not kept",
     "O2": "views of what is built",
     "O3": "no row policies per tenant",

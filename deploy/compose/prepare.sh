@@ -9,7 +9,7 @@ here=$PWD
 root=$(cd ../.. && pwd)
 # A service sees its own folder of secrets/vault/services, which vault-apply fills, and no other's.
 mkdir -p secrets/kafka secrets/host secrets/vault/services/{vault-broker,agent-runner} data/artifacts data/roles data/scenarios
-users=(admin spawner agent-runner observability monitor vault-broker operator dlq-operator)
+users=(admin spawner agent-runner observability monitor vault-broker vault-audit operator dlq-operator)
 
 random() { head -c 24 /dev/urandom | base64 | tr -d '/+='; }
 password() { sed -E 's/.*"password": "([^"]*)".*/\1/' "secrets/$1.json"; }

@@ -29,6 +29,7 @@ from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import PREFIX, ServiceSettings
 from sluice_runtime.vault import names as vault_names
 from sluice_spawner.settings import SpawnerSettings
+from sluice_vault_broker.audit.settings import AuditSettings
 from sluice_vault_broker.settings import BrokerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "spawner": SpawnerSettings, "agent-runner": RunnerSettings, "store": StoreSettings, "api": ApiSettings,
-    "monitor": MonitorSettings, "vault-broker": BrokerSettings,
+    "monitor": MonitorSettings, "vault-broker": BrokerSettings, "vault-audit": AuditSettings,
 }  # fmt: skip
 DEFAULT_IN_AN_IMAGE = {
     "SLUICE_TOPIC_PREFIX",
@@ -48,6 +49,8 @@ DEFAULT_IN_AN_IMAGE = {
 AS_ROOT_FIRST = {"clickhouse", "vault"}
 """Images that begin as root and go on as a user of their own."""
 SECRET_MODES = {0o600, 0o700}
+READ_ONLY = {("vault-logs", "/vault/logs")}
+"""Volumes that are another's, and only read by a service of ours."""
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_a_named_volume_lies_where_the_image_lets_every_user_write(name: str) ->
         if source.startswith("."):
             continue
         assert source in COMPOSE["volumes"]
-        if "build" in service:
+        if "build" in service and (source, target) not in READ_ONLY:
             dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
             assert f"install -d -m 1777 {target}\n" in dockerfile, f"{name}: {target} would belong to root"
 
@@ -141,7 +144,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ServiceSpec]:
     stack = SimpleNamespace(  # as much of a running stack as the wiring asks for
         port=lambda name: 8080,
         credentials_file=lambda principal: directory / f"{principal}.json",
-        vault=SimpleNamespace(address=VaultAddress("http://vault:8200")),
+        vault=SimpleNamespace(address=VaultAddress("http://vault:8200"), audit_file=directory / "audit.log"),
         vault_credentials=VaultCredentials(directory / "vault"),
     )
     return {spec.name: spec for spec in wiring.services_of(settings, cast(LocalStack, stack))}
@@ -306,6 +309,22 @@ def test_vault_is_opened_and_filled_by_the_command(prepared: Path) -> None:
     storage = re.search(r'path += "([^"]+)"', configuration)
     assert storage is not None
     assert storage[1] in [target for _, target in mounts_of(SERVICES["vault"])]
+
+
+@pytest.mark.covers("D1", "V7")
+def test_vault_s_audit_file_is_followed_where_vault_writes_it() -> None:
+    follower, apply = SERVICES["vault-audit"], SERVICES["vault-apply"]["command"]
+    file = follower["environment"]["SLUICE_VAULT_AUDIT_FILE"]
+    assert apply[apply.index("--audit-file") + 1] == file
+    [volume] = follower["volumes"]
+    source, target, mode = volume.split(":")
+    assert (source, target) in mounts_of(SERVICES["vault"])
+    assert (target, mode) == (str(Path(file).parent), "ro")
+    # It runs as whoever may read its secret, and reads the file by Vault's group.
+    assert apply[apply.index("--audit-mode") + 1] == "0640"
+    assert follower["group_add"] == ["1000"]
+    assert follower["command"] == ["audit"]
+    assert set(secrets_of(follower)) == {"kafka"}, "nothing of Vault's"
 
 
 def test_nothing_listens_but_on_loopback() -> None:

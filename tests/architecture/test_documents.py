@@ -27,6 +27,7 @@ from sluice_runtime.role import Role, RoleLimits
 from sluice_runtime.roles import read_role
 from sluice_runtime.settings import ServiceSettings, settings_table
 from sluice_spawner.settings import SpawnerSettings
+from sluice_vault_broker.audit.settings import AuditSettings
 from sluice_vault_broker.settings import BrokerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ TABLES: dict[str, list[str]] = {
     "agent-runner": [settings_table(RunnerSettings)],
     "observability": [COMMON, own_table(StoreSettings), own_table(ApiSettings), own_table(MonitorSettings)],
     "spawner": [settings_table(SpawnerSettings)],
-    "vault-broker": [settings_table(BrokerSettings)],
+    "vault-broker": [settings_table(BrokerSettings), own_table(AuditSettings)],
 }
 
 

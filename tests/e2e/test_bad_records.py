@@ -26,6 +26,7 @@ from sluice_contracts.messages.agent import (
     RunnerHeartbeat,
 )
 from sluice_contracts.messages.alert import AlertRaised, BudgetSet
+from sluice_contracts.messages.audit import AuditLinesLost
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import (
     AgentAttemptLost,
@@ -140,6 +141,7 @@ COMPACTED = ("budgets",)
 CONSUMED = (
     "pipeline.commands", f"agent.events.{QUEUE}", f"agent.tasks.{QUEUE}", f"agent.inbox.{QUEUE}", "runner.heartbeats",
     "pipeline.events", ADMISSION, "token.commands", "token.events", "signals", "budgets", "alerts", "reports",
+    "vault.audit",
 )  # fmt: skip
 FORGED = {
     "pipeline.commands": b"agent-runner/x", f"agent.events.{QUEUE}": b"spawner/1",
@@ -147,6 +149,7 @@ FORGED = {
     f"agent.inbox.{QUEUE}": b"observability", "runner.heartbeats": b"spawner", "pipeline.events": b"agent-runner/x",
     ADMISSION: b"agent-runner/x", "token.commands": b"agent-runner/x", "token.events": b"spawner",
     "signals": b"vault-broker", "budgets": b"spawner", "alerts": b"spawner", "reports": b"spawner",
+    "vault.audit": b"vault-broker",
 }  # fmt: skip
 UNLAWFUL = dict.fromkeys(CONSUMED, b"pipeline.tick") | {"pipeline.commands": b"pipeline.spawned"}
 
@@ -166,6 +169,7 @@ SAFEGUARDS: dict[str, tuple[str, Message]] = {
         "observability-api",
         HandoffReported(cause="demand", cause_id="c", reason="r", summary="s", report=_REF, markdown=_REF),
     ),
+    "vault.audit": ("vault-audit", AuditLinesLost(file="0" * 64, offset=1)),
 }  # fmt: skip
 """Topics on which a record about nobody changes nothing: by whom, and what."""
 

@@ -203,11 +203,11 @@ def test_a_given_vault_is_asked_as_whom_the_files_name(vault: RunningVault) -> N
     given = ExternalVault(login)
     given.start()
     assert given.ready()
-    assert [check.ok for check in given.doctor()] == [True]
+    assert [check.ok for check in given.doctor()] == [True, True]
     nobody = ExternalVault(VaultLogin(VaultAddress("http://127.0.0.1:1")))
     with pytest.raises(NotReady, match="VAULT_ADDR"):
         nobody.start()
-    assert [check.ok for check in nobody.doctor()] == [False]
+    assert [check.ok for check in nobody.doctor()] == [False, True]
     with pytest.raises(LoginRefused):
         VaultClient(VaultLogin(vault.server.address, "no-token")).read("sys/mounts")
 

@@ -39,14 +39,14 @@ def wait_for(what: str, ask: Callable[[], T], wait_s: float = WAIT_S) -> T:
 
 
 class BrokerProcess:
-    """One instance of the service."""
+    """One instance of the service, or with an argument of its other process."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self.log_file = directory / f"vault-broker-{uuid.uuid4().hex[:6]}.log"
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         with self.log_file.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sluice_vault_broker"], env={**own, **environment}, stderr=file
+                [sys.executable, "-m", "sluice_vault_broker", *arguments], env={**own, **environment}, stderr=file
             )
 
     @property

@@ -12,7 +12,7 @@ from sluice_client.environment import stack_settings
 from sluice_client.errors import InputInvalid
 from sluice_client.installation import Installation, find
 from sluice_client.sql import Sql
-from sluice_client.wiring import API, RUNNER, STORE, installation_of, services_of
+from sluice_client.wiring import API, AUDIT, RUNNER, STORE, installation_of, services_of
 from sluice_localstack import ExternalVault, LocalStack, VaultAddress, VaultCredentials, VaultLogin
 from sluice_localstack.services import STOP_GRACE_S
 from sluice_observability.settings import ApiSettings, StoreSettings
@@ -125,6 +125,27 @@ def test_another_installation_s_sql_is_asked_by_its_url(tmp_path: Path) -> None:
 
 def test_a_stack_waits_longer_for_its_services_than_they_take_to_stop() -> None:
     assert STOP_GRACE_S > STOP_MAX_S
+
+
+@pytest.mark.covers("V7", "D4")
+def test_the_audit_file_is_followed_where_it_can_be_read(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    settings = stack_settings(tmp_path, {})
+
+    def told() -> dict[str, str] | None:
+        services = {one.name: one for one in services_of(settings, cast(LocalStack, stack))}
+        return dict(services[AUDIT].environment) if AUDIT in services else None
+
+    assert told() is None
+    login = VaultLogin(VaultAddress("https://vault.example:8200"), "a-token")
+    stack.vault = ExternalVault(login)
+    assert told() is None
+    stack.vault = ExternalVault(login, tmp_path / "audit.log")
+    found = told()
+    assert found is not None
+    assert found["SLUICE_VAULT_AUDIT_FILE"] == str(tmp_path / "audit.log")
+    assert found["SLUICE_KAFKA_CREDENTIALS_FILE"] == str(tmp_path / "vault-audit.json")
+    assert [name for name in found if "VAULT" in name] == ["SLUICE_VAULT_AUDIT_FILE"], "it has no login at Vault"
 
 
 @pytest.mark.covers("V4", "D4")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sluice_localstack import SettingInvalid, StartFailed, vault_table
+from sluice_localstack import ExternalVault, SettingInvalid, StartFailed, VaultAddress, VaultLogin, vault_table
+from sluice_localstack.component import Check
 from sluice_localstack.revival import RESTARTS_MAX_COUNT, Revival
+from sluice_localstack.vault.external import given_audit_file
 from sluice_localstack.vault.keys import KeyFile, Keys
-from sluice_localstack.vault.table import seconds
+from sluice_localstack.vault.table import seconds, with_audit_mode
 from sluice_runtime.vault import names
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,6 +54,33 @@ def test_a_role_names_only_policies_that_there_are() -> None:
 def test_a_queue_that_vault_could_not_keep_apart_is_refused(queue: str) -> None:
     with pytest.raises(SettingInvalid, match="lower case"):
         vault_table([queue])
+
+
+@pytest.mark.covers("V7")
+def test_the_audit_device_shows_accessors_and_can_be_read_by_a_group() -> None:
+    table = vault_table(["default"])
+    [(_, device)] = table.audit.items()
+    assert device.options == {"mode": "0600", "hmac_accessor": "false", "elide_list_responses": "true"}
+    [(_, readable)] = with_audit_mode(table, "0640").audit.items()
+    assert readable.options == {**device.options, "mode": "0640"}
+    with pytest.raises(SettingInvalid, match="no mode"):
+        with_audit_mode(table, "rw-r-----")
+
+
+@pytest.mark.covers("V7")
+def test_a_given_vault_is_followed_where_its_audit_file_can_be_read(tmp_path: Path) -> None:
+    login = VaultLogin(VaultAddress("http://127.0.0.1:1"))
+
+    def check(environment: dict[str, str]) -> Check:
+        return ExternalVault(login, given_audit_file(environment)).doctor()[1]
+
+    told = check({})
+    assert (told.ok, told.detail) == (True, "not followed: uses of Vault are not in the log")
+    assert "VAULT_AUDIT_FILE" in told.next_step
+    file = tmp_path / "audit.log"
+    assert not check({"VAULT_AUDIT_FILE": str(file)}).ok
+    file.touch()
+    assert check({"VAULT_AUDIT_FILE": str(file)}) == Check("vault audit file", True, str(file))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("30m", 1_800), ("2h", 7_200), ("1d", 86_400), ("0s", 0)])

@@ -8,11 +8,26 @@ from collections.abc import Iterator
 from sluice_contracts.diagnosis import diagnostic_spawn
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
-from sluice_contracts.messages import Message, agent, alert, pipeline, report, signal, token
+from sluice_contracts.messages import Message, agent, alert, audit, pipeline, report, signal, token
 from sluice_contracts.messages.base import ArtifactRef, Body, Usage
 from tests.unit.observability.events import START_MS, Teller, spawning, turn
 
 HOUR_MS = 3_600_000
+
+
+def uses_of_vault(pipeline_id: str, accessor: str, now_ms: int) -> list[CloudEvent[Message]]:
+    """What Vault tells: a token's use that it refused, and one of a service."""
+    place = audit.AuditPlace(file="a" * 64, offset=1, size_bytes=2)
+    refused = audit.VaultUsed(
+        place=place, operation="read", path="secret/data/x", outcome="refused", error="denied", accessor=accessor
+    )
+    done = audit.VaultUsed(place=place, operation="update", path="p", outcome="done", latency_us=5, display_name="d")
+    return [
+        CloudEvent(f"use-{pipeline_id}", "vault-audit", "acme", pipeline_id, now_ms, refused),
+        CloudEvent("use", "vault-audit", "system", "installation", now_ms, done),
+    ]
+
+
 FINDINGS = {
     "cause": "The provider was away.",
     "evidence": ["handoff.json: provider_unavailable 6"],

@@ -23,7 +23,7 @@ from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
 from sluice_observability.adapters.read_only import EmbeddedReadOnly
-from tests.unit.observability.breaches import Safeguard, breach, diagnosing, handed_off
+from tests.unit.observability.breaches import Safeguard, breach, diagnosing, handed_off, uses_of_vault
 from tests.unit.observability.doubles import MemorySource, Message
 from tests.unit.observability.events import (
     START_MS,
@@ -44,7 +44,7 @@ VIEWS = (
     "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts",
     "admission_waiting", "turns", "model_calls", "tool_calls", "errors", "pipeline_story", "log_completeness", "log",
     "positions", "gaps", "pipeline_marks", "credentials", "token_lives", "alerts", "signals", "handoff_reports",
-    "diagnoses",
+    "diagnoses", "vault_audit", "vault_audit_faults",
 )  # fmt: skip
 
 
@@ -321,6 +321,7 @@ def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Pat
     broken = Teller("p4", start_ms=now_ms)
     told += breach(broken)
     told += [handed_off(broken, told[-1]), *failing(broken), *diagnosing("p4")[1]]
+    told += uses_of_vault("p1", Safeguard(lately).child, now_ms)
     stored(engine, told, dead())
     parameters = {"pipeline": "p1"} if "{pipeline:String}" in query else {}
     answer = EmbeddedReadOnly(engine_directory).query(

@@ -26,6 +26,7 @@ from sluice_runtime.roles import load_roles, queues_by_role
 from sluice_runtime.vault import names as vault_names
 
 API, STORE, MONITOR, SPAWNER, RUNNER, BROKER = "api", "store", "monitor", "spawner", "agent-runner", "vault-broker"
+AUDIT = "vault-audit"
 """The names of the services in the stack, as in `sluice up`'s output, the logs and the tests."""
 
 
@@ -201,11 +202,18 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
         )
 
     roles = ",".join(map(str, settings.roles_directories))
+    audit_file = None if stack.vault is None else stack.vault.audit_file
+    audited = [] if audit_file is None else [
+        service(
+            AUDIT, topics.Principal.VAULT_AUDIT, "sluice_vault_broker", "audit", vault_audit_file=str(audit_file)
+        )
+    ]  # fmt: skip
     return [
         service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
         service(
             BROKER, topics.Principal.VAULT_BROKER, "sluice_vault_broker", **vault_settings(stack, vault_names.BROKER)
         ),
+        *audited,
         service(
             RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
             roles_directories=roles,

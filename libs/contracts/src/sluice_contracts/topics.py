@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sluice_contracts import limits
-from sluice_contracts.messages import Message, admission, agent, alert, pipeline, report, signal, token
+from sluice_contracts.messages import Message, admission, agent, alert, audit, pipeline, report, signal, token
 
 DAY_MS = 86_400_000
 
@@ -25,12 +25,14 @@ class Principal(StrEnum):
     OBSERVABILITY = "observability"
     MONITOR = "monitor"
     VAULT_BROKER = "vault-broker"
+    VAULT_AUDIT = "vault-audit"
     OPERATOR = "operator"
     DLQ_OPERATOR = "dlq-operator"
 
 
 SERVICES = (
     Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY, Principal.MONITOR, Principal.VAULT_BROKER,
+    Principal.VAULT_AUDIT,
 )  # fmt: skip
 """The principals whose names no other producer may give as its source."""
 
@@ -87,12 +89,12 @@ class Topic:
 _LOOKING_BACK = (Principal.SPAWNER, Principal.VAULT_BROKER, Principal.MONITOR)
 """Who looks, when it takes a partition over, at what was written before, to publish only what lacks."""
 
-_IN_TRANSACTIONS = (Principal.SPAWNER, Principal.VAULT_BROKER, Principal.OBSERVABILITY)
-"""Who writes transactions: checkpoints, and reports with the position after what they answer."""
+_IN_TRANSACTIONS = (Principal.SPAWNER, Principal.VAULT_BROKER, Principal.OBSERVABILITY, Principal.VAULT_AUDIT)
+"""Who writes transactions: checkpoints; reports, and uses of Vault, with the position after what they tell of."""
 
 _DEAD_LETTER_READERS = (Principal.OBSERVABILITY, Principal.OPERATOR, Principal.DLQ_OPERATOR)
 _S, _R, _O = Principal.SPAWNER, Principal.AGENT_RUNNER, Principal.OBSERVABILITY
-_M, _V, _P = Principal.MONITOR, Principal.VAULT_BROKER, Principal.OPERATOR
+_M, _V, _A, _P = Principal.MONITOR, Principal.VAULT_BROKER, Principal.VAULT_AUDIT, Principal.OPERATOR
 
 PIPELINE_COMMANDS = Topic(
     "pipeline.commands", "pipeline_id", "pipeline", "delete", 7 * DAY_MS,
@@ -172,6 +174,17 @@ TOKEN_STATE = Topic(
     writers=(_V,), readers=(_V,), refused_by=None, messages=(),
     doc="The vault-broker's state at its last checkpoint.",
 )  # fmt: skip
+VAULT_AUDIT = Topic(
+    "vault.audit", "pipeline_id/installation", "pipeline", "delete", 90 * DAY_MS,
+    writers=(_A,), readers=(_O, _P), refused_by=_O,
+    messages=(audit.VaultUsed, audit.AuditLineRefused, audit.AuditLinesLost),
+    doc="Each use of Vault, as its audit file tells: who used which credential for what, refused uses too.",
+)  # fmt: skip
+AUDIT_POSITION = Topic(
+    "audit.position", "partition", "single", "delete", None,
+    writers=(_A,), readers=(_A,), refused_by=None, messages=(),
+    doc="How far Vault's audit file has been read: its last record counts. Trimmed.",
+)  # fmt: skip
 SIGNALS = Topic(
     "signals", "pipeline_id", "pipeline", "delete", 7 * DAY_MS,
     writers=(_R, _S, _P), readers=(_M, _O), refused_by=_M,
@@ -208,7 +221,8 @@ RUNNER_HEARTBEATS = Topic(
 TOPICS: tuple[Topic, ...] = (
     PIPELINE_COMMANDS, PIPELINE_EVENTS, PIPELINE_JOURNAL, PIPELINE_STATE,
     AGENT_TASKS, AGENT_INBOX, AGENT_EVENTS, ADMISSION, RUNNER_HEARTBEATS,
-    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, SIGNALS, BUDGETS, ALERTS, MONITOR_STATE, REPORTS,
+    TOKEN_COMMANDS, TOKEN_EVENTS, TOKEN_JOURNAL, TOKEN_STATE, VAULT_AUDIT, AUDIT_POSITION,
+    SIGNALS, BUDGETS, ALERTS, MONITOR_STATE, REPORTS,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from sluice_localstack.services import RESTART_WAIT_MAX_S, Supervisor
 from sluice_localstack.signals import OrderlyTermination, undisturbed
 from sluice_localstack.tables import AclRule, Principal, ServiceSpec, TopicSpec
 from sluice_localstack.vault.credentials import VaultCredentials
-from sluice_localstack.vault.external import ExternalVault, external_vault, given_credentials
+from sluice_localstack.vault.external import ExternalVault, external_vault, given_audit_file, given_credentials
 from sluice_localstack.vault.provision import Provisioning
 from sluice_localstack.vault.server import VaultServer
 from sluice_localstack.vault.table import VaultTable
@@ -121,7 +121,7 @@ class LocalStack:
     def _make_vault(self, environment: Mapping[str, str] | None) -> VaultServer | ExternalVault:
         login = external_vault(environment)
         if login is not None:
-            return ExternalVault(login)
+            return ExternalVault(login, given_audit_file(environment))
         return VaultServer(
             self.directory / "vault",
             logs_directory=self.logs_directory,

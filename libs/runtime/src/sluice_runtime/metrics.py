@@ -89,6 +89,8 @@ TOKEN_ACTS_FAILED = Counter(
 )
 VAULT_AWAY = Gauge("sluice_vault_away", "Whether Vault is away, sealed or overloaded: 1, else 0.")
 ORPHANS_FOUND = Counter("sluice_orphans_found_total", "Tokens that Vault knew and nobody else; they are revoked.")
+AUDIT_LINES = Counter("sluice_audit_lines_total", "Lines of Vault's audit file that were taken.", ("outcome",))
+AUDIT_BEHIND = Gauge("sluice_audit_behind_bytes", "What stands in Vault's audit files and is not taken yet.")
 SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
 SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
 BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
@@ -103,6 +105,7 @@ CATALOGUE: tuple[Metric, ...] = (
     VAULT_CALLS, VAULT_DURATION,
     ROWS_WRITTEN, QUERY_DURATION,
     TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
+    AUDIT_LINES, AUDIT_BEHIND,
     SIGNALS_OBSERVED, SIGNALS_UNHEEDED, BUDGETS_SET, ALERTS_RAISED, ALERT_DELAY,
 )  # fmt: skip
 

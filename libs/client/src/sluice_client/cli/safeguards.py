@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,8 @@ WAIT_S = 30
 """As long as the api lets one wait."""
 
 DETAIL_MAX_CHARACTERS = 120
+USES_MAX_COUNT = 10_000
+"""Who wants more asks by SQL."""
 
 Wait = Annotated[bool, typer.Option("--wait", help=f"Wait until it has happened, up to {WAIT_S} s.")]
 
@@ -53,9 +56,18 @@ def renew(
 
 
 def tokens(
-    pipeline_id: options.PipelineId, url: options.Url = None, data: options.Data = None, as_json: options.AsJson = False
+    pipeline_id: options.PipelineId,
+    uses: Annotated[
+        bool, typer.Option("--uses", help="What they were used for, as Vault tells; also what it refused.")
+    ] = False,
+    url: options.Url = None,
+    data: options.Data = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """List a pipeline's credentials, by Vault's names of them; never a token."""
+    if uses:
+        _uses(pipeline_id, url, data, as_json)
+        return
     with options.client(url, data) as sluice:
         found = list(sluice.tokens(pipeline_id))
     if as_json:
@@ -68,6 +80,31 @@ def tokens(
             (
                 one["accessor"] or "", one["agent_id"] or "the pipeline's own", one["attempt"] or "", one["state"],
                 _clock(one["granted_at_ms"]), one["renewals"], _clock(one["ended_at_ms"]), one["reason"] or "",
+            )
+            for one in found
+        ]  # fmt: skip
+        output.show(columns, rows)
+
+
+def _uses(pipeline_id: str, url: str | None, data: Path | None, as_json: bool) -> None:
+    from sluice_client.sql import Sql
+
+    query = (
+        "SELECT at, accessor, agent_id, attempt, operation, path, outcome, latency_ms, remote_address FROM vault_audit"
+        f" WHERE pipeline_id = {{pipeline:String}} ORDER BY at LIMIT {USES_MAX_COUNT}"
+    )
+    with Sql.of(options.installation(url, data)) as log:
+        found = log.rows(query, {"pipeline": pipeline_id})
+    if as_json:
+        output.data(found)
+    elif not found:
+        output.say(f"the log has no use of a credential of pipeline {pipeline_id}; is Vault's audit file followed?")
+    else:
+        columns = ("at", "accessor", "agent", "attempt", "operation", "path", "outcome", "ms")
+        rows = [
+            (
+                one["at"], one["accessor"], one["agent_id"] or "the pipeline's own", one["attempt"] or "",
+                one["operation"], one["path"], one["outcome"], one["latency_ms"],
             )
             for one in found
         ]  # fmt: skip

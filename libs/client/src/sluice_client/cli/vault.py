@@ -54,6 +54,10 @@ def apply(
         str | None,
         typer.Option("--audit-file", metavar="PATH", help="Of a given Vault's audit device, on that Vault's machine."),
     ] = None,
+    audit_mode: Annotated[
+        str,
+        typer.Option("--audit-mode", metavar="MODE", help="Of that file: 0640 for a follower in Vault's group."),
+    ] = "0600",
     pipeline_max_ttl: Annotated[
         str | None,
         typer.Option(
@@ -76,11 +80,12 @@ def apply(
     from sluice_client.installation import data_directory
     from sluice_client.vault import VaultPlace
     from sluice_localstack import Provisioning
+    from sluice_localstack.vault.table import with_audit_mode
 
     place = VaultPlace.find(data_directory(data), keys=keys)
     provisioning = Provisioning(
         place.client(),
-        place.table(queues, roles, pipeline_max_ttl),
+        with_audit_mode(place.table(queues, roles, pipeline_max_ttl), audit_mode),
         credentials=None if no_credentials else place.credentials(credentials),
         audit_path=audit_file or place.audit_path,
         dry_run=dry_run,

@@ -1,6 +1,6 @@
 """Every message, defined once. Commands are imperative, events past tense; a type has one class of writers."""
 
-from sluice_contracts.messages import admission, agent, alert, pipeline, report, signal, token
+from sluice_contracts.messages import admission, agent, alert, audit, pipeline, report, signal, token
 from sluice_contracts.messages.base import Message, message, registry
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "admission",
     "agent",
     "alert",
+    "audit",
     "message",
     "pipeline",
     "registry",

@@ -48,17 +48,28 @@ def given_credentials(environment: Mapping[str, str] | None = None) -> Path | No
     return _absolute(given) if given else None
 
 
+def given_audit_file(environment: Mapping[str, str] | None = None) -> Path | None:
+    """Where the given Vault's audit file can be read on this machine, `VAULT_AUDIT_FILE`; None if none is given."""
+    given = (os.environ if environment is None else environment).get("VAULT_AUDIT_FILE")
+    return _absolute(given) if given else None
+
+
 class ExternalVault:
     """A given Vault. Nothing of it is started, stopped or changed: `sluice vault apply` does that, when asked.
 
     Args:
         login: From `external_vault`.
+        audit_file: From `given_audit_file`.
+
+    Attributes:
+        audit_file: The file of its audit device, if it can be read here: then its uses are followed.
     """
 
     name = "vault"
 
-    def __init__(self, login: VaultLogin) -> None:
+    def __init__(self, login: VaultLogin, audit_file: Path | None = None) -> None:
         self._login = login
+        self.audit_file = audit_file
 
     @property
     def address(self) -> VaultAddress:
@@ -92,8 +103,21 @@ class ExternalVault:
         """Nothing: it is somebody else's."""
 
     def doctor(self) -> list[Check]:
-        """Whether it answers."""
-        return [guarded("vault", lambda: health_check(self.address, self.address.url))]
+        """Whether it answers, and whether its audit file is followed."""
+        return [
+            guarded("vault", lambda: health_check(self.address, self.address.url)),
+            guarded("vault audit file", self._audit_check),
+        ]
+
+    def _audit_check(self) -> Check:
+        name, file = "vault audit file", self.audit_file
+        if file is None:
+            step = "set VAULT_AUDIT_FILE to it, or run `python -m sluice_vault_broker audit` beside that Vault"
+            return Check(name, True, "not followed: uses of Vault are not in the log", step)
+        if not os.access(file, os.R_OK):
+            step = "correct VAULT_AUDIT_FILE, or let this user read the file and its folder"
+            return Check(name, False, f"VAULT_AUDIT_FILE={file} can't be read", step)
+        return Check(name, True, str(file))
 
 
 def _ca_file(given: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -102,6 +102,18 @@ def vault_table(queues: Sequence[str], pipeline_max_ttl: str = PIPELINE_MAX_TTL)
         approle_roles={name: {key: row[key] for key in row if key != "service"} for name, row in roles.items()},
         services=tuple(name for name, row in roles.items() if row.get("service")),
     )
+
+
+def with_audit_mode(table: VaultTable, mode: str) -> VaultTable:
+    """The table with audit files of another mode, such as `0640` where a follower of another user reads them.
+
+    Raises:
+        SettingInvalid: It is no mode.
+    """
+    if not re.fullmatch(r"0[0-7]{3}", mode):
+        raise SettingInvalid(f"{mode[:80]!r} is no mode of a file; write it as 0640")
+    audit = {name: Mount(row.type, {**row.options, "mode": mode}) for name, row in table.audit.items()}
+    return replace(table, audit=audit)
 
 
 def seconds(text: str) -> int:

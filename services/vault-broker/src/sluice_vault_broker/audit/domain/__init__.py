@@ -1,0 +1,1 @@
+"""Pure: lines, entries, which file comes next, what is told."""
