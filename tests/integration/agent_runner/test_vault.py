@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from sluice_agent_runner.adapters.vault import HvacVault, VaultAccess
+from sluice_agent_runner.adapters.vault import HvacVault
 from sluice_agent_runner.domain.secret import Secret
-from sluice_agent_runner.ports import TokenRevoked, Vault, VaultRefused, VaultUnavailable
+from sluice_agent_runner.ports import TokenUnknown, Vault, VaultAway, VaultRefused
+from sluice_runtime.vault.client import VaultPlace
 from tests.integration.agent_runner.real_vault import RealVault
 from tests.unit.agent_runner.vault_double import VaultDouble
 
@@ -106,9 +107,9 @@ def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
             await vault.read_key(token, "broken")
         assert 3_500 < await vault.look_up(token) <= 3_600
         there.revoke(plain)
-        with pytest.raises(TokenRevoked):
+        with pytest.raises(TokenUnknown):
             await vault.read_key(token, "openrouter")
-        with pytest.raises(TokenRevoked):
+        with pytest.raises(TokenUnknown):
             await vault.look_up(token)
 
     asks(there, scenario)
@@ -116,7 +117,7 @@ def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
 
 def test_what_a_policy_forbids_is_not_taken_for_a_revocation(real: RealVault) -> None:
     sealed, _ = real.grant("q", CONTEXT)
-    elsewhere = HvacVault(replace(real.access(), api_keys_path="secret/data/others"))
+    elsewhere = HvacVault(real.place(), "secret/data/others")
 
     async def misled() -> None:
         token = await elsewhere.open_grant("q", CONTEXT, sealed)
@@ -160,7 +161,7 @@ def test_what_was_sealed_and_is_no_token_is_refused(real: RealVault, plain: str)
 
 def test_a_runner_that_vault_forgot_logs_in_anew_and_new_files_need_no_restart(real: RealVault, tmp_path: Path) -> None:
     sealed, token = real.grant("q", CONTEXT)
-    good = real.access()
+    good = real.place()
     secret_id = tmp_path / "secret-id"
     vault = HvacVault(replace(good, secret_id_file=secret_id))
 
@@ -168,13 +169,11 @@ def test_a_runner_that_vault_forgot_logs_in_anew_and_new_files_need_no_restart(r
         for content in (None, "", "nonsense", "x" * 9_999):
             if content is not None:
                 secret_id.write_text(content)
-            with pytest.raises(VaultUnavailable, match="SLUICE_VAULT_SECRET_ID_FILE"):
+            with pytest.raises(VaultAway, match="SLUICE_VAULT_SECRET_ID_FILE"):
                 await vault.open_grant("q", CONTEXT, sealed)
         secret_id.write_text(good.secret_id_file.read_text())
         assert (await vault.open_grant("q", CONTEXT, sealed)).reveal() == token
-        own = vault._own
-        assert own is not None
-        real.revoke(own[0].reveal())
+        real.revoke(vault._connection._own.token.get_secret_value())
         opened = await asyncio.gather(*(vault.open_grant("q", CONTEXT, sealed) for _ in range(20)))
         assert {one.reveal() for one in opened} == {token}
 
@@ -197,7 +196,7 @@ def test_a_vault_that_is_sealed_killed_and_started_again(tmp_path: Path) -> None
                     lambda: vault.look_up(held),
                 ]
                 for call in calls:
-                    with pytest.raises(VaultUnavailable):
+                    with pytest.raises(VaultAway):
                         await call()
 
             real.server.seal()
@@ -260,17 +259,17 @@ def test_whatever_is_not_vault_s_answer_is_tried_again(
 
     async def scenario() -> None:
         async with stub(answer) as (url, seen):
-            vault = HvacVault(VaultAccess(url, tmp_path / "id", tmp_path / "id", timeout_s=0.3))
+            vault = HvacVault(VaultPlace(url, tmp_path / "id", tmp_path / "id", call_timeout_s=0.3))
             calls: list[Callable[[], Awaitable[Any]]] = [
                 lambda: vault.open_grant("q", CONTEXT, "vault:v1:x"),
                 lambda: vault.read_key(Secret("hvs.canary"), "openrouter"),
                 lambda: vault.look_up(Secret("hvs.canary")),
             ]
             for call in calls:
-                with pytest.raises((VaultUnavailable, VaultRefused)) as caught:
+                with pytest.raises((VaultAway, VaultRefused)) as caught:
                     await call()
                 assert "canary" not in str(caught.value)
-                assert isinstance(caught.value, VaultUnavailable) or answer == STUBS[5][1]
+                assert isinstance(caught.value, VaultAway) or answer == STUBS[5][1]
             vault.close()
             assert not any(b"somebody-else" in head for head in seen)
 
@@ -281,7 +280,7 @@ def test_whatever_is_not_vault_s_answer_is_tried_again(
 def test_a_vault_that_hangs_keeps_no_more_than_its_own_threads_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with stub(None) as (url, _):
-            vault = HvacVault(VaultAccess(url, tmp_path / "id", tmp_path / "id", timeout_s=2))
+            vault = HvacVault(VaultPlace(url, tmp_path / "id", tmp_path / "id", call_timeout_s=2))
             asking = [asyncio.create_task(vault.look_up(Secret("hvs.canary"))) for _ in range(100)]
             await asyncio.sleep(0.1)
             for _ in range(10):

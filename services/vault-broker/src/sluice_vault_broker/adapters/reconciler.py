@@ -19,7 +19,7 @@ from sluice_vault_broker.adapters.inputs import injected
 from sluice_vault_broker.adapters.schedule import Schedule
 from sluice_vault_broker.domain.facts import OrphanFound, TokenGone
 from sluice_vault_broker.domain.state import TokenEntity
-from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
+from sluice_vault_broker.ports import Entity, Holder, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ class Reconciler:
         self._partition_of = partition_of
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
-        self._labels: dict[str, Label | None] = {}
-        self._owned_policies: dict[str, bool] = {}
+        self._holders: dict[str, Holder] = {}
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
@@ -120,11 +119,12 @@ class Reconciler:
             VaultFault: A call failed otherwise than expected; the round is given up.
         """
         before = self._holdings.living()  # what lived before Vault was asked, and is not there, is gone
-        accessors = set((yield self._vault.accessors))
+        entities: list[Entity] = yield self._vault.entities
+        accessors = set((yield self._vault.accessors))  # after: whoever made an entity has a token that is listed
         yield from self._look_up(accessors)
         self._tell_orphans()
-        self._tell_gone(before, accessors)
-        yield from self._sweep_policies()
+        self._tell_gone(before, accessors, {entity.pipeline_id for entity in entities})
+        yield from self._sweep_entities(entities)
 
     def _look_up(self, accessors: set[str]) -> Calls:
         """Asks whose the tokens are that nobody knows, each once.
@@ -132,12 +132,12 @@ class Reconciler:
         Vault may list an accessor whose token it did not finish making, because whoever asked died; it refuses to look
         such a one up, and that is no reason to leave the others alone.
         """
-        self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
+        self._holders = {accessor: holder for accessor, holder in self._holders.items() if accessor in accessors}
         refused, last = 0, ""
-        for accessor in sorted(accessors - self._labels.keys()):
+        for accessor in sorted(accessors - self._holders.keys()):
             if not self._holdings.knows(accessor):
                 try:
-                    self._labels[accessor] = yield partial(self._vault.lookup, accessor)
+                    self._holders[accessor] = yield partial(self._vault.lookup, accessor)
                 except TokenUnknown:
                     continue
                 except VaultRefused as fault:
@@ -146,7 +146,8 @@ class Reconciler:
             log.info("Vault refuses to say whose %d tokens are; the last time: %s", refused, last)
 
     def _tell_orphans(self) -> None:
-        for accessor, label in self._labels.items():
+        for accessor, holder in self._holders.items():
+            label = holder.label
             if label is None or self._holdings.knows(accessor):
                 continue
             number = self._partition_of(label.pipeline_id)
@@ -161,34 +162,35 @@ class Reconciler:
             self._metrics.counter(ORPHANS_FOUND).inc()
             self._inject(number, [injected(label.pipeline_id, label.tenant, found, self._clock.now_ms())])
 
-    def _tell_gone(self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str]) -> None:
+    def _tell_gone(
+        self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str], with_entity: set[str]
+    ) -> None:
+        """Tells of tokens that Vault has lost, and of a pipeline's own without its entity, which Vault refuses."""
         for number, pipeline_id, token in before.values():
-            if {token.accessor, token.ended_by} <= accessors or not self._holdings.knows(token.accessor):
+            there = {token.accessor, token.ended_by} <= accessors
+            if there and (token.agent_id is not None or pipeline_id in with_entity):
                 continue
-            log.warning("pipeline %s has lost a token: Vault does not know %s", pipeline_id, token.accessor)
+            if not self._holdings.knows(token.accessor):
+                continue
+            log.warning("pipeline %s has lost a token, or its entity: %s", pipeline_id, token.accessor)
             gone = TokenGone(agent_id=token.agent_id, accessor=token.accessor)
             self._inject(number, [injected(pipeline_id, "", gone, self._clock.now_ms())])
 
-    def _sweep_policies(self) -> Calls:
-        """Deletes the policies of pipelines that have no token any more; makes those anew that living ones lack."""
-        before = {pipeline_id for _, pipeline_id, token in self._holdings.living().values() if token.agent_id is None}
-        present: set[str] = set((yield self._vault.policies))
-        self._owned_policies = {one: ours for one, ours in self._owned_policies.items() if one in present}
-        for pipeline_id in sorted(before - present):
-            if self._holdings.uses_policy(pipeline_id):
-                yield partial(self._vault.put_policy, pipeline_id)
-        for pipeline_id in sorted(present):
-            if not self._unused(pipeline_id):
-                continue
-            if pipeline_id not in self._owned_policies:
-                self._owned_policies[pipeline_id] = yield partial(self._vault.owns_policy, pipeline_id)
-            if self._owned_policies[pipeline_id] and self._unused(pipeline_id):
-                self._schedule.hold(pipeline_id)  # a token that is wanted now waits, and its policy is made then
+    def _sweep_entities(self, entities: list[Entity]) -> Calls:
+        """Deletes the entities of pipelines that have no token any more.
+
+        The state knows who has one, of those partitions that are ours; Vault's tokens say it of other installations'.
+        """
+        in_use = {holder.entity_id for holder in self._holders.values()}
+        for entity in entities:
+            if entity.id not in in_use and self._unused(entity.pipeline_id):
+                log.info("pipeline %s has left its entity behind", entity.pipeline_id)
+                self._schedule.hold(entity.pipeline_id)  # a token that is wanted now waits
                 try:
-                    yield partial(self._vault.delete_policy, pipeline_id)
+                    yield partial(self._vault.delete_entity, entity.pipeline_id)
                 finally:
-                    self._schedule.release(pipeline_id)
+                    self._schedule.release(entity.pipeline_id)
 
     def _unused(self, pipeline_id: str) -> bool:
         number = self._partition_of(pipeline_id)
-        return number is not None and self._holdings.owns(number) and not self._holdings.uses_policy(pipeline_id)
+        return number is not None and self._holdings.owns(number) and not self._holdings.uses_entity(pipeline_id)

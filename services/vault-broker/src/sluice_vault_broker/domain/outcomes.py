@@ -170,6 +170,7 @@ def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:
             queue=token.queue,
             parent_agent_id=token.parent_agent_id,
             request_id=token.request_id,
+            may_have_agents=token.may_have_agents,
         )
     )
 
