@@ -243,7 +243,7 @@ def test_a_grant_opens_for_the_queue_s_runners_and_its_agent_only(vault: Running
     broker, runner = vault.service(names.BROKER), vault.service(names.RUNNER)
 
     def context(pipeline: str, agent: str) -> str:
-        return base64.b64encode(names.grant_context(pipeline, agent, 1)).decode()
+        return base64.b64encode(names.grant_context(pipeline, agent, 1).encode()).decode()
 
     key = names.queue_name("default")
     sealed = broker.write(f"transit/encrypt/{key}", plaintext=KEY, context=context(P1, "a")).data["ciphertext"]
@@ -264,7 +264,7 @@ def test_a_grant_opens_for_the_queue_s_runners_and_its_agent_only(vault: Running
 def test_a_runner_of_one_queue_opens_no_grant_of_another(vault: RunningVault) -> None:
     own = vault.root.write("auth/token/create", policies=["agent-runner", names.queue_name("review")]).auth
     caller = vault.renewed(own)
-    context = base64.b64encode(names.grant_context(P1, "a", 1)).decode()
+    context = base64.b64encode(names.grant_context(P1, "a", 1).encode()).decode()
     for queue, status in (("default", 403), ("review", 200)):
         sealed = vault.service(names.BROKER).write(
             f"transit/encrypt/{names.queue_name(queue)}", plaintext=KEY, context=context
@@ -307,6 +307,6 @@ def test_whoever_has_a_pipeline_s_login_makes_no_token_with_other_rights(vault: 
     at = vault.renewed(vault.orchestrator_login(P1))
     path = f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}"
     without = at.write(path, policies=[names.PIPELINE_POLICY]).auth
-    assert without["entity_id"] == ""
-    assert vault.renewed(without).read(f"secret/data/agents/{P1}/notes").status == 403, "no entity, no path"
+    tried = [f"secret/data/agents/{one}/notes" for one in (P1, "", names.ORCHESTRATOR, "+")]
+    assert [vault.renewed(without).read(one).status for one in tried] == [403] * 4, "no alias at token/, no path"
     assert at.write("auth/token/create", policies=["sluice-orchestrator"]).status == 403

@@ -31,6 +31,7 @@ OF_ITSELF = {
     "auth/token/revoke-self": {"update"},
 }
 OF_A_PIPELINE = {
+    "auth/token/lookup-self": {"read"},
     "secret/data/api-keys/openrouter": {"read"},
     "secret/data/services/search": {"read"},
     f"secret/data/agents/{P1}/notes": {"create", "read", "update"},
@@ -94,7 +95,7 @@ NOBODYS = (
     "identity/group", "identity/group/id", "identity/group-alias", "identity/lookup/group",
     f"identity/entity/id/{P1}", "identity/entity/merge", "identity/entity/name", "identity/entity/name/somebody",
     "identity/entity/name/entit", "identity/entity/batch-delete", "identity/oidc/key/x", "identity/oidc/token/x",
-    "identity/mfa/method", "cubbyhole/x", "secret/", "secret/config", "secret/data/other", "secret/data/agents/x",
+    "identity/mfa/method", "cubbyhole/x", "secret/config", "secret/data/other", "secret/data/agents/x",
     f"secret/data/agents/{P2}/notes", f"secret/data/agents/{P1}", f"secret/data/agents/{P1}x/notes",
     "secret/metadata/api-keys/openrouter", f"secret/metadata/agents/{P1}/notes", f"secret/delete/agents/{P1}/notes",
     f"secret/destroy/agents/{P1}/notes", "transit/keys", "transit/keys/sluice-queue-default",
