@@ -253,9 +253,9 @@ def _fault(error: exceptions.VaultError, what: str) -> VaultFault:
             return _Forbidden(text)
         case exceptions.InvalidPath():
             return NothingThere(text)
-        case exceptions.InvalidRequest() | exceptions.UnsupportedOperation() | exceptions.ParamValidationError():
+        case exceptions.InvalidRequest():
             return VaultRefused(text)
-    return VaultAway(text)  # 429, 5xx, and whatever a proxy before Vault may say
+    return VaultAway(text)  # 429, 5xx, and whatever else a proxy before Vault may say
 
 
 def _line_of(name: str, file: Path) -> str:
