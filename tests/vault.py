@@ -21,7 +21,7 @@ from sluice_runtime.clock import Clock
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import Connection, VaultPlace
 from sluice_vault_broker.adapters.hvac_vault import HvacVault
-from sluice_vault_broker.ports import Entity, Holder, Label, Minted, TokenUnknown, VaultAway, VaultRefused
+from sluice_vault_broker.ports import Label, Minted, TokenUnknown, VaultAway, VaultRefused
 
 CANARY = "hvs.CANARY"
 LOGIN_TTL_S = 7_200
@@ -97,9 +97,9 @@ class MemoryVault:
 
     # Entities
 
-    def entities(self) -> list[Entity]:
+    def entities(self) -> list[str]:
         with _Call(self.store, "entities"):
-            return [Entity(entity_id, pipeline_id) for pipeline_id, entity_id in self.store.entities.items()]
+            return list(self.store.entities)
 
     def delete_entity(self, pipeline_id: str) -> None:
         with _Call(self.store, "delete_entity"):
@@ -195,12 +195,12 @@ class MemoryVault:
             self.store.expire()
             return [*self.store.tokens, *self.store.unfinished]
 
-    def lookup(self, accessor: str) -> Holder:
+    def lookup(self, accessor: str) -> Label | None:
         with _Call(self.store, "lookup"):
             if accessor in self.store.unfinished:
                 raise VaultRefused("lookup: permission denied")
             token = self._known(accessor)
-            return Holder(token.label if token.installation == self._installation else None, token.entity_id)
+            return token.label if token.installation == self._installation else None
 
     def _known(self, accessor: str) -> Token:
         self.store.expire()

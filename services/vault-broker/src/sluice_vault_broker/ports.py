@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from sluice_runtime.vault.faults import TokenUnknown, VaultAway, VaultFault, VaultRefused
 
-__all__ = ["Entity", "Holder", "Label", "Minted", "TokenUnknown", "Vault", "VaultAway", "VaultFault", "VaultRefused"]
+__all__ = ["Label", "Minted", "TokenUnknown", "Vault", "VaultAway", "VaultFault", "VaultRefused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +40,13 @@ class Minted:
     policies: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Whose a token is.
-
-    Attributes:
-        label: None: it is none of this installation's.
-        entity_id: Of whomever; empty: it has no entity.
-    """
-
-    label: Label | None
-    entity_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """What Vault keeps for a pipeline, of whatever installation: its tokens' paths are said by it."""
-
-    id: str
-    pipeline_id: str
-
-
 class Vault(Protocol):
     """Vault, as one installation sees it. Synchronous: called in threads, each call bounded in time.
 
     Every method raises `VaultAway` and `VaultRefused`.
     """
 
-    def entities(self) -> list[Entity]:
+    def entities(self) -> list[str]:
         """The pipelines that have an entity, of whatever installation."""
         ...
 
@@ -125,8 +104,8 @@ class Vault(Protocol):
         """The accessors of all tokens, of whomever."""
         ...
 
-    def lookup(self, accessor: str) -> Holder:
-        """Whose token it is.
+    def lookup(self, accessor: str) -> Label | None:
+        """Whose token it is; None if it is none of this installation's.
 
         Raises:
             TokenUnknown: It has ended.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from sluice_runtime.deciding import Entity
-from sluice_vault_broker.domain.state import PipelineEntity, RevocationEntity, TokenEntity
+from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity, RevocationEntity, TokenEntity
 
 
 class Kind(IntEnum):
@@ -58,7 +58,7 @@ class Holdings:
 
     def observe(self, partition: int, key: str, entity: Entity | None) -> None:
         """Told of every change in the state, before it is durable."""
-        if isinstance(entity, TokenEntity | RevocationEntity | PipelineEntity) or entity is None:
+        if isinstance(entity, TokenEntity | RevocationEntity | PipelineEntity | FinishedPipeline) or entity is None:
             self._undurable[partition][key] = entity
 
     def durable(self, partition: int) -> None:
@@ -180,9 +180,10 @@ class Holdings:
             if token.lives
         }
 
-    def uses_entity(self, pipeline_id: str) -> bool:
-        """Whether a pipeline has, or wants, a token of its own: its entity must stay."""
-        return f"{pipeline_id}/root" in self._tokens
+    def has_no_token(self, pipeline_id: str) -> bool:
+        """Whether a pipeline is known, and has no token of its own, nor wants one: then it needs no entity."""
+        known = f"{pipeline_id}/pipeline" in self._partition_of or f"{pipeline_id}/finished" in self._partition_of
+        return known and f"{pipeline_id}/root" not in self._tokens
 
     @property
     def live_tokens(self) -> int:

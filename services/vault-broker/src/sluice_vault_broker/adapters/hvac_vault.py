@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import NO_TOKEN, Connection
 from sluice_runtime.vault.faults import NothingThere
-from sluice_vault_broker.ports import Entity, Holder, Label, Minted, TokenUnknown, VaultRefused
+from sluice_vault_broker.ports import Label, Minted, TokenUnknown, VaultRefused
 
 WRAPPING_TTL = "60s"
 """A SecretID is fetched and used at once; between the two it is in a wrapping that opens once."""
@@ -35,20 +35,18 @@ class HvacVault:
 
     # Entities
 
-    def entities(self) -> list[Entity]:
+    def entities(self) -> list[str]:
         """See `ports.Vault.entities`."""
         try:
             found = self._connection.ask("LIST", _ENTITIES)["data"]["key_info"]
         except NothingThere:
             return []
-        entities = []
-        for entity_id, row in found.items():
-            for alias in row.get("aliases") or ():
-                pipeline_id = names.pipeline_of_alias(alias["name"]) if alias["mount_type"] == "token" else None
-                if pipeline_id is not None:
-                    self._accessor = alias["mount_accessor"]  # there is one such mount in a Vault
-                    entities.append(Entity(entity_id, pipeline_id))
-        return entities
+        aliases = [alias for row in found.values() for alias in row.get("aliases") or ()]
+        at_token = [alias for alias in aliases if alias["mount_type"] == "token"]  # a Vault has one such mount
+        if at_token:
+            self._accessor = at_token[0]["mount_accessor"]
+        pipelines = (names.pipeline_of_alias(alias["name"]) for alias in at_token)
+        return [pipeline_id for pipeline_id in pipelines if pipeline_id is not None]
 
     def delete_entity(self, pipeline_id: str) -> None:
         """See `ports.Vault.delete_entity`: by the name that Vault gave it, since the right to do so is narrower."""
@@ -142,10 +140,10 @@ class HvacVault:
         """See `ports.Vault.accessors`."""
         return list(self._connection.ask("LIST", "auth/token/accessors")["data"]["keys"])
 
-    def lookup(self, accessor: str) -> Holder:
+    def lookup(self, accessor: str) -> Label | None:
         """See `ports.Vault.lookup`."""
         found = self._connection.ask("POST", "auth/token/lookup-accessor", {"accessor": accessor})["data"]
-        return Holder(self._label(found.get("meta") or {}), found.get("entity_id") or "")
+        return self._label(found.get("meta") or {})
 
     def _metadata(self, label: Label) -> dict[str, str]:
         metadata = {

@@ -19,7 +19,7 @@ from sluice_vault_broker.adapters.inputs import injected
 from sluice_vault_broker.adapters.schedule import Schedule
 from sluice_vault_broker.domain.facts import OrphanFound, TokenGone
 from sluice_vault_broker.domain.state import TokenEntity
-from sluice_vault_broker.ports import Entity, Holder, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
+from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Reconciler:
         self._partition_of = partition_of
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
-        self._holders: dict[str, Holder] = {}
+        self._labels: dict[str, Label | None] = {}
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
@@ -119,11 +119,11 @@ class Reconciler:
             VaultFault: A call failed otherwise than expected; the round is given up.
         """
         before = self._holdings.living()  # what lived before Vault was asked, and is not there, is gone
-        entities: list[Entity] = yield self._vault.entities
-        accessors = set((yield self._vault.accessors))  # after: whoever made an entity has a token that is listed
+        entities: list[str] = yield self._vault.entities
+        accessors = set((yield self._vault.accessors))
         yield from self._look_up(accessors)
         self._tell_orphans()
-        self._tell_gone(before, accessors, {entity.pipeline_id for entity in entities})
+        self._tell_gone(before, accessors, set(entities))
         yield from self._sweep_entities(entities)
 
     def _look_up(self, accessors: set[str]) -> Calls:
@@ -132,12 +132,12 @@ class Reconciler:
         Vault may list an accessor whose token it did not finish making, because whoever asked died; it refuses to look
         such a one up, and that is no reason to leave the others alone.
         """
-        self._holders = {accessor: holder for accessor, holder in self._holders.items() if accessor in accessors}
+        self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
         refused, last = 0, ""
-        for accessor in sorted(accessors - self._holders.keys()):
+        for accessor in sorted(accessors - self._labels.keys()):
             if not self._holdings.knows(accessor):
                 try:
-                    self._holders[accessor] = yield partial(self._vault.lookup, accessor)
+                    self._labels[accessor] = yield partial(self._vault.lookup, accessor)
                 except TokenUnknown:
                     continue
                 except VaultRefused as fault:
@@ -146,8 +146,7 @@ class Reconciler:
             log.info("Vault refuses to say whose %d tokens are; the last time: %s", refused, last)
 
     def _tell_orphans(self) -> None:
-        for accessor, holder in self._holders.items():
-            label = holder.label
+        for accessor, label in self._labels.items():
             if label is None or self._holdings.knows(accessor):
                 continue
             number = self._partition_of(label.pipeline_id)
@@ -176,21 +175,21 @@ class Reconciler:
             gone = TokenGone(agent_id=token.agent_id, accessor=token.accessor)
             self._inject(number, [injected(pipeline_id, "", gone, self._clock.now_ms())])
 
-    def _sweep_entities(self, entities: list[Entity]) -> Calls:
-        """Deletes the entities of pipelines that have no token any more.
+    def _sweep_entities(self, entities: list[str]) -> Calls:
+        """Deletes the entities of pipelines that we know to have no token any more.
 
-        The state knows who has one, of those partitions that are ours; Vault's tokens say it of other installations'.
+        One of which nothing is known may be another installation's, which has none for it just now.
         """
-        in_use = {holder.entity_id for holder in self._holders.values()}
-        for entity in entities:
-            if entity.id not in in_use and self._unused(entity.pipeline_id):
-                log.info("pipeline %s has left its entity behind", entity.pipeline_id)
-                self._schedule.hold(entity.pipeline_id)  # a token that is wanted now waits
-                try:
-                    yield partial(self._vault.delete_entity, entity.pipeline_id)
-                finally:
-                    self._schedule.release(entity.pipeline_id)
+        for pipeline_id in entities:
+            if not self._left(pipeline_id):
+                continue
+            log.info("pipeline %s has left its entity behind", pipeline_id)
+            self._schedule.hold(pipeline_id)  # a token that is wanted now waits, and Vault makes the entity anew
+            try:
+                yield partial(self._vault.delete_entity, pipeline_id)
+            finally:
+                self._schedule.release(pipeline_id)
 
-    def _unused(self, pipeline_id: str) -> bool:
+    def _left(self, pipeline_id: str) -> bool:
         number = self._partition_of(pipeline_id)
-        return number is not None and self._holdings.owns(number) and not self._holdings.uses_entity(pipeline_id)
+        return number is not None and self._holdings.owns(number) and self._holdings.has_no_token(pipeline_id)

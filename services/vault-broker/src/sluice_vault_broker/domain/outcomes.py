@@ -185,6 +185,6 @@ def _revoke_stray(builder: DecisionBuilder, accessor: str, agent_id: str | None,
     builder.accept(
         RevocationWanted(
             accessor=accessor, accessors=(accessor,), tenant=builder.tenant, reason=reason, agent_id=agent_id,
-            attempt=attempt,
+            attempt=attempt, last=builder.view.find_token(None) is None,
         )
     )  # fmt: skip

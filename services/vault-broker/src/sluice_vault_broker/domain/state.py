@@ -131,7 +131,7 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
         decided_at_ms: When it was decided.
         cause_id: The command, the alert or whatever else caused it.
         agent_id: Whose it was; None: the pipeline's own, and so all.
-        last: Whether the pipeline gets no token any more: its entity goes, too.
+        last: Whether the pipeline is left without a token of its own: its entity goes, too.
     """
 
     accessor: str
