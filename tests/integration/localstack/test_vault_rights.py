@@ -310,3 +310,16 @@ def test_whoever_has_a_pipeline_s_login_makes_no_token_with_other_rights(vault: 
     tried = [f"secret/data/agents/{one}/notes" for one in (P1, "", names.ORCHESTRATOR, "+")]
     assert [vault.renewed(without).read(one).status for one in tried] == [403] * 4, "no alias at token/, no path"
     assert at.write("auth/token/create", policies=["sluice-orchestrator"]).status == 403
+    for more in (
+        {"no_parent": True},
+        {"period": "1000h"},
+        {"type": "batch"},
+        {"explicit_max_ttl": "1000h"},
+        {"id": "x"},
+    ):
+        answer = at.write(path, policies=[names.PIPELINE_POLICY], ttl="1000h", **more)
+        if answer.status == 200:
+            found = vault.root.write("auth/token/lookup", token=answer.auth["client_token"]).data
+            assert (found["orphan"], found["type"]) == (False, "service"), more
+            assert found.get("period", 0) == 0, more
+            assert found["ttl"] <= 24 * 3_600, more
