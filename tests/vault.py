@@ -19,7 +19,7 @@ from sluice_localstack.vault.provision import Provisioning
 from sluice_localstack.vault.table import vault_table
 from sluice_runtime.clock import Clock
 from sluice_runtime.vault import names
-from sluice_vault_broker.adapters.connection import Connection, VaultPlace
+from sluice_runtime.vault.client import Connection, VaultPlace
 from sluice_vault_broker.adapters.hvac_vault import HvacVault
 from sluice_vault_broker.ports import Label, Minted, TokenUnknown, VaultAway, VaultRefused
 
@@ -35,6 +35,7 @@ class Token:
     accessor: str
     installation: str
     label: Label
+    entity_id: str
     parent: str | None
     policies: tuple[str, ...]
     expires_at_ms: int
@@ -49,6 +50,7 @@ class MemoryStore:
         tokens: By accessor; those that have ended are gone.
         made: Every token that was ever made, by accessor.
         revoked: Accessors that were ended by a call, with when; their subtrees, too.
+        entities: The living ones' ids, by pipeline.
         unfinished: Accessors without a token, as Vault may leave them when a caller dies; it refuses to look them up.
         fault: Asked before and after each call, with its name; raises what the call shall raise.
     """
@@ -57,7 +59,7 @@ class MemoryStore:
     tokens: dict[str, Token] = field(default_factory=dict)
     made: dict[str, Token] = field(default_factory=dict)
     revoked: dict[str, int] = field(default_factory=dict)
-    policy_owners: dict[str, str] = field(default_factory=dict)
+    entities: dict[str, str] = field(default_factory=dict)
     sealed: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     fault: Callable[[str, bool], None] = lambda name, after: None
@@ -93,53 +95,60 @@ class MemoryVault:
         self._installation = installation
         self._queues = queues
 
-    # Policies
+    # Entities
 
-    def put_policy(self, pipeline_id: str) -> None:
-        with _Call(self.store, "put_policy"):
-            self.store.policy_owners[pipeline_id] = self._installation
+    def entities(self) -> list[str]:
+        with _Call(self.store, "entities"):
+            return list(self.store.entities)
 
-    def delete_policy(self, pipeline_id: str) -> None:
-        with _Call(self.store, "delete_policy"):
-            self.store.policy_owners.pop(pipeline_id, None)
-
-    def policies(self) -> list[str]:
-        with _Call(self.store, "policies"):
-            return list(self.store.policy_owners)
-
-    def owns_policy(self, pipeline_id: str) -> bool:
-        with _Call(self.store, "owns_policy"):
-            return self.store.policy_owners.get(pipeline_id) == self._installation
+    def delete_entity(self, pipeline_id: str) -> None:
+        with _Call(self.store, "delete_entity"):
+            self.store.entities.pop(pipeline_id, None)
 
     # Tokens
 
     def log_in(self, label: Label) -> Minted:
         with _Call(self.store, "log_in"):
-            return self._make(label, None, ("orchestrator",), LOGIN_TTL_S, 86_400)
+            return self._make(label, "", None, ("orchestrator",), LOGIN_TTL_S, 86_400)
 
     def mint_root(self, login: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        return self._below("mint_root", login, label, ttl_s, max_ttl_s)
+        with _Call(self.store, "mint_root"):
+            above = self._asking("mint_root", login, "orchestrator")
+            entity_id = self.store.entities.setdefault(label.pipeline_id, f"entity-{self.store.count + 1}")
+            policies = (names.PIPELINE_POLICY, names.PARENT_POLICY)
+            return self._make(label, entity_id, above.accessor, policies, ttl_s, max_ttl_s)
 
-    def mint_child(self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        return self._below("mint_child", parent, label, ttl_s, max_ttl_s)
+    def mint_child(
+        self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int, may_have_agents: bool
+    ) -> Minted:
+        with _Call(self.store, "mint_child"):
+            above = self._asking("mint_child", parent, names.PARENT_POLICY)
+            policies = (names.PIPELINE_POLICY, *([names.PARENT_POLICY] if may_have_agents else []))
+            return self._make(label, above.entity_id, above.accessor, policies, ttl_s, max_ttl_s)
 
-    def _below(self, name: str, parent: SecretStr, label: Label, ttl_s: int, max_ttl_s: int) -> Minted:
-        with _Call(self.store, name):
-            above = self.store.lives(parent)
-            if above is None:
-                raise TokenUnknown(f"{name}: what it was to be made with has ended")
-            policies = (names.pipeline_policy_name(label.pipeline_id), names.PARENT_POLICY)
-            if above.policies not in (("orchestrator",), policies):
-                raise VaultRefused(f"{name}: wider than its parent")
-            return self._make(label, above.accessor, policies, ttl_s, max_ttl_s)
+    def _asking(self, name: str, token: SecretStr, policy: str) -> Token:
+        above = self.store.lives(token)
+        if above is None:
+            raise TokenUnknown(f"{name}: what it was to be made with has ended")
+        if policy not in above.policies or (above.entity_id and above.entity_id not in self.store.entities.values()):
+            raise VaultRefused(f"{name}: permission denied")
+        return above
 
-    def _make(self, label: Label, parent: str | None, policies: tuple[str, ...], ttl_s: int, max_ttl_s: int) -> Minted:
+    def _make(
+        self,
+        label: Label,
+        entity_id: str,
+        parent: str | None,
+        policies: tuple[str, ...],
+        ttl_s: int,
+        max_ttl_s: int,
+    ) -> Minted:
         store = self.store
         store.count += 1
         now_ms, ttl_s = store.now_ms(), min(ttl_s, max_ttl_s)
         accessor = f"accessor-{store.count}"
         token = Token(
-            f"{CANARY}{store.count}", accessor, self._installation, label, parent, policies,
+            f"{CANARY}{store.count}", accessor, self._installation, label, entity_id, parent, policies,
             now_ms + ttl_s * 1_000, now_ms + max_ttl_s * 1_000,
         )  # fmt: skip
         store.tokens[accessor] = store.made[accessor] = token

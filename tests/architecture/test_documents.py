@@ -19,6 +19,7 @@ from sluice_contracts import ids
 from sluice_contracts.messages.alert import BudgetSet
 from sluice_contracts.messages.plan import Budget, Limits, Plan, TaskSpec
 from sluice_contracts.topics import PIPELINE_COMMANDS
+from sluice_localstack import vault_table
 from sluice_observability.settings import ApiSettings, MonitorSettings, StoreSettings
 from sluice_runtime.memory import partition_for
 from sluice_runtime.metrics import CATALOGUE as METRICS
@@ -73,6 +74,32 @@ def metrics_table() -> str:
 
 def test_the_catalogue_of_metrics_is_current() -> None:
     assert metrics_table() in (ROOT / "docs" / "operations.md").read_text(), f"it lacks:\n{metrics_table()}"
+
+
+def rights_table() -> str:
+    """All that anybody may do in Vault, as `deploy/vault/README.md` has it; of a queue `q`."""
+    vault = vault_table(["q"])
+    whose: dict[str, list[str]] = {name: [] for name in vault.policies}
+    for roles, key in ((vault.approle_roles, "token_policies"), (vault.token_roles, "allowed_policies")):
+        for role, row in roles.items():
+            for policy in row[key]:
+                whose[policy].append(f"`{role}`")
+    rows = ["| policy | of the role | path | may |", "|---|---|---|---|"]
+    for policy, text in vault.policies.items():
+        for path, block in re.findall(r'^path "([^"]+)" {\n(.*?)^}', text, re.M | re.S):
+            shown = re.sub("{{.*}}", "<pipeline>", path)
+            (found,) = re.findall(r"^  capabilities +=(.*)$", block, re.M)
+            may = ", ".join(re.findall(r'"(\w+)"', found))
+            parameters = ", ".join(f"`{one}`" for one in re.findall(r'^    "(\w+)"', block, re.M))
+            wrapped = "; wrapped only" if "min_wrapping_ttl" in block else ""
+            may += f"; only {parameters}" * bool(parameters) + wrapped
+            rows.append(f"| `{policy}` | {', '.join(whose[policy])} | `{shown}` | {may} |")
+    return "\n".join(rows) + "\n"
+
+
+@pytest.mark.covers("V2", "D2")
+def test_the_table_of_rights_in_vault_is_current() -> None:
+    assert rights_table() in (ROOT / "deploy" / "vault" / "README.md").read_text(), f"it lacks:\n{rights_table()}"
 
 
 @pytest.mark.parametrize("name", sorted(TOOLS))

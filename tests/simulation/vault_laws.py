@@ -106,8 +106,12 @@ def _check_vault(told: Events, store: MemoryStore, installation: str, ended: set
     used = {one.parent for one in held.values()}
     assert logins <= used, f"logins without a token: {logins - used}"
     assert not ended & set(living.values())
-    policies = {one for one, owner in store.policy_owners.items() if owner == installation}
-    assert policies == set(living.values()), policies ^ set(living.values())
+    foreign = {one.label.pipeline_id for one in store.tokens.values() if one.installation != installation}
+    entities = store.entities.keys() - foreign
+    assert entities == set(living.values()), f"entities: {entities ^ set(living.values())}"
+    for one in held.values():
+        has = "" if one.parent is None else store.entities[one.label.pipeline_id]
+        assert one.entity_id == has, f"without its entity it is no use: {one}"
 
 
 def check_expiries(records: Sequence[Record], store: MemoryStore) -> None:

@@ -52,6 +52,7 @@ class VaultFaults:
     refused: float = 0.0
     restarted: float = 0.0
     ended_by_hand: float = 0.0
+    entity_deleted: float = 0.0
 
     @classmethod
     def all(cls) -> VaultFaults:
@@ -71,6 +72,7 @@ KINDS: dict[str, VaultFaults] = {
     "refused": VaultFaults(refused=0.1),
     "restarted": VaultFaults(restarted=0.004),
     "ended_by_hand": VaultFaults(ended_by_hand=0.01),
+    "entity_deleted": VaultFaults(entity_deleted=0.005),
 }
 """One of each kind, by itself."""
 
@@ -186,7 +188,11 @@ class VaultWorld:
         attempt = self.attempts[pipeline_id, agent_id] = self.attempts[pipeline_id, agent_id] + (0 if again else 1)
         parent = f"agent-{self.random.randrange(AGENTS)}" if self.random.random() < 0.3 else None
         parent = None if parent == agent_id else parent
-        self._say(pipeline_id, TokenRequest(agent_id=agent_id, attempt=attempt, queue=QUEUE, parent_agent_id=parent))
+        message = TokenRequest(
+            agent_id=agent_id, attempt=attempt, queue=QUEUE, parent_agent_id=parent,
+            may_have_agents=self.random.random() < 0.6,
+        )  # fmt: skip
+        self._say(pipeline_id, message)
 
     def end(self, pipeline_id: str) -> None:
         """As at the end of a pipeline; its place is taken by another one."""
@@ -258,6 +264,8 @@ class VaultWorld:
             ours = [one.accessor for one in self.store.tokens.values() if one.installation == OURS]
             if ours:
                 self.store.end(self.random.choice(ours))
+        if roll() < faults.entity_deleted and self.pipelines:
+            self.store.entities.pop(self.random.choice(self.pipelines), None)
 
     def _lose(self, *, freeze: bool) -> None:
         lost = self.brokers.pop(self.random.randrange(len(self.brokers)))
@@ -338,3 +346,4 @@ class VaultWorld:
             check_expiries(told["token.events"], self.store)
         for minted in self.foreign:
             assert minted.accessor in self.store.tokens, "another installation's token was ended"
+        assert self.store.tokens[self.foreign[1].accessor].entity_id in self.store.entities.values()

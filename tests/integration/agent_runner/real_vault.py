@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import uuid
 from pathlib import Path
 
 import hvac
 
-from sluice_agent_runner.adapters.vault import HvacVault, VaultAccess
+from sluice_agent_runner.adapters.vault import HvacVault
 from sluice_localstack import Provisioning, VaultCredentials, VaultServer, vault_table
 from sluice_runtime.vault import names
+from sluice_runtime.vault.client import VaultPlace
 
 QUEUES = ("q", "another")
-WATCHED = 'path "auth/token/lookup-self" { capabilities = ["read"] }'
 
 
 class RealVault:
@@ -26,7 +25,6 @@ class RealVault:
     def __enter__(self) -> RealVault:
         self.server.start()
         self.apply()
-        self.root().sys.create_or_update_policy("watched", WATCHED)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,20 +43,17 @@ class RealVault:
     def root(self) -> hvac.Client:
         return hvac.Client(url=self.url, token=self.server.keys.needed().root_token)
 
-    def access(self, timeout_s: float = 5.0) -> VaultAccess:
+    def place(self) -> VaultPlace:
         files = self.credentials.files(names.RUNNER)
-        return VaultAccess(self.url, files.role_id_file, files.secret_id_file, timeout_s=timeout_s)
+        return VaultPlace(self.url, files.role_id_file, files.secret_id_file)
 
     def vault(self) -> HvacVault:
-        return HvacVault(self.access())
+        return HvacVault(self.place())
 
-    def grant(self, queue: str, context: str, ttl: str = "1h", *, watched: bool = True) -> tuple[str, str]:
+    def grant(self, queue: str, context: str, ttl: str = "1h") -> tuple[str, str]:
         """Seals a new agent's token; returns the ciphertext and the token."""
-        root, pipeline = self.root(), str(uuid.uuid4())
-        policy = names.pipeline_policy_name(pipeline)
-        root.sys.create_or_update_policy(policy, names.pipeline_policy(pipeline))
-        policies = [policy, "watched"] if watched else [policy]
-        token = root.auth.token.create(policies=policies, no_default_policy=True, ttl=ttl)["auth"]["client_token"]
+        made = self.root().auth.token.create(policies=[names.PIPELINE_POLICY], no_default_policy=True, ttl=ttl)
+        token = made["auth"]["client_token"]
         return self.seal(queue, context, token), token
 
     def seal(self, queue: str, context: str, plain: str) -> str:

@@ -156,7 +156,7 @@ def test_a_key_is_put_in_by_file_or_standard_input(
     file.write_text(KEY[:-1])
     assert run(["vault", "put-key", "openrouter-test", "--from-file", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "openrouter-test", "state": "updated"}
-    assert vault.root.read(path).data["data"] == {"key": KEY[:-1]}
+    assert vault.root.read(path).data["data"] == {"api_key": KEY[:-1]}
     for name, content, code in (("../agents/x", KEY, 2), ("openrouter", "", 2), ("openrouter", "x" * 20_000, 2)):
         file.write_text(content)
         assert run(["vault", "put-key", name, "--from-file", str(file)]) == code
@@ -197,7 +197,7 @@ def test_a_given_vault_is_asked_as_whom_the_files_name(vault: RunningVault) -> N
     login = external_vault(settings)
     assert login is not None
     client = VaultClient(login)
-    assert names.BROKER in client.list("sys/policies/acl")
+    assert client.list("auth/token/accessors")
     with pytest.raises(LoginRefused):
         client.read("secret/data/api-keys/openrouter")
     given = ExternalVault(login)
@@ -221,7 +221,7 @@ def test_a_stack_starts_its_vault_before_its_services_and_restores_it(tmp_path: 
         assert stack.vault.ready()
         files = stack.vault_credentials.files(names.BROKER)
         login = VaultLogin(stack.vault.address, approle=files)
-        assert names.BROKER in VaultClient(login).list("sys/policies/acl")
+        assert VaultClient(login).list("auth/token/accessors")
         assert {check.name for check in stack.doctor()} >= {"vault", "vault program", "vault file modes"}
         assert all(check.ok for check in stack.doctor())
         assert files.secret_id_file.parent == tmp_path / "credentials" / "vault"
@@ -274,7 +274,7 @@ def test_a_given_vault_is_reached_over_tls(vault: RunningVault, tmp_path: Path) 
         settings = {"VAULT_ADDR": url, "VAULT_TOKEN_FILE": str(token), "VAULT_CACERT": str(ca_file)}
         login = external_vault(settings)
         assert login is not None
-        assert names.BROKER in VaultClient(login).list("sys/policies/acl")
+        assert VaultClient(login).list("auth/token/accessors")
         assert ExternalVault(login).ready()
         untrusted = external_vault({name: settings[name] for name in ("VAULT_ADDR", "VAULT_TOKEN_FILE")})
         assert untrusted is not None

@@ -3,93 +3,40 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import itertools
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from sluice_localstack import vault_table
 from sluice_runtime.vault import names
-from tests.integration.localstack.vault import Caller, RunningVault, login
+from tests.integration.localstack.vault import QUEUES, Caller, RunningVault, login
+from tests.integration.localstack.vault_matrix import (
+    AGENT,
+    ALLOWED,
+    BROKER,
+    CAPABILITIES,
+    LOGIN,
+    METHODS,
+    NOBODY,
+    OPEN_TO_ALL,
+    P1,
+    P2,
+    PARENT,
+    PATHS,
+    PIPELINE,
+    POLICIES,
+    REFUSED,
+    REVIEWER,
+    RUNNER,
+    WHO,
+)
 
-P1, P2 = str(uuid.uuid4()), str(uuid.uuid4())
 KEY = base64.b64encode(b"token").decode()
-CAPABILITIES = ("create", "read", "update", "delete", "list", "sudo", "patch")
-
-BROKER, RUNNER, LOGIN, PIPELINE, PARENT, AGENT = "vault-broker", "agent-runner", "login", "pipeline", "lead", "agent"
-WHO = (BROKER, RUNNER, LOGIN, PIPELINE, PARENT, AGENT)
-"""Two services; and of one pipeline the login by AppRole, the root token, and the tokens of an agent that may have
-agents and of one that may not."""
-
-OF_ITSELF = {
-    "auth/token/lookup-self": {"read"},
-    "auth/token/renew-self": {"update"},
-    "auth/token/revoke-self": {"update"},
-}
-OF_A_PIPELINE = {
-    "secret/data/api-keys/openrouter": {"read"},
-    "secret/data/services/search": {"read"},
-    f"secret/data/agents/{P1}/notes": {"create", "read", "update"},
-    f"secret/data/agents/{P1}/deep/er": {"create", "read", "update"},
-}
-CHILDREN = {"auth/token/create": {"create", "update"}}
-ALLOWED: dict[str, dict[str, set[str]]] = {
-    BROKER: {
-        f"auth/approle/role/{names.ORCHESTRATOR}/role-id": {"read"},
-        f"auth/approle/role/{names.ORCHESTRATOR}/secret-id": {"create", "update"},
-        f"sys/policies/acl/sluice-pipeline-{P1}": {"create", "read", "update", "delete"},
-        f"sys/policies/acl/sluice-pipeline-{P2}": {"create", "read", "update", "delete"},
-        "sys/policies/acl": {"list"},
-        "auth/token/accessors": {"list", "sudo"},
-        "auth/token/lookup-accessor": {"update"},
-        "auth/token/renew-accessor": {"update"},
-        "auth/token/revoke-accessor": {"update"},
-        "transit/encrypt/sluice-queue-default": {"update"},
-        "transit/encrypt/sluice-queue-review": {"update"},
-        "transit/encrypt/sluice-queue-none": {"update"},
-        **OF_ITSELF,
-    },
-    RUNNER: {
-        "transit/decrypt/sluice-queue-default": {"update"},
-        "transit/decrypt/sluice-queue-review": {"update"},
-        **OF_ITSELF,
-    },
-    LOGIN: {f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}": {"create", "update"}},
-    PIPELINE: {**OF_A_PIPELINE, **CHILDREN},
-    PARENT: {**OF_A_PIPELINE, **CHILDREN},
-    AGENT: OF_A_PIPELINE,
-}
-"""All that is allowed. Whatever else a caller may do, on any path of this module, is a fault."""
-
-METHODS = ("GET", "LIST", "POST", "DELETE")
-REFUSED = {403, 405}
-"""No right; or no such request, which nobody may make."""
-OPEN_TO_ALL = {"sys/internal/ui/mounts", "sys/generate-root/attempt", "sys/wrapping/lookup"}
-"""Vault answers these to everybody, by no right of a token: they tell nothing without one, and change nothing."""
-
-NOBODYS = (
-    "sys/mounts", "sys/mounts/secret", "sys/auth", "sys/auth/approle", "sys/audit", "sys/audit/sluice", "sys/seal",
-    "sys/policies/acl/vault-broker", "sys/policies/acl/sluice-orchestrator", "sys/policies/acl/root", "sys/raw/core",
-    "sys/rotate", "sys/leases/revoke-prefix/auth", "sys/storage/raft/snapshot", "sys/config/auditing/request-headers",
-    "sys/wrapping/lookup", "sys/capabilities-self", "sys/generate-root/attempt", "sys/internal/ui/mounts",
-    "auth/approle/role", "auth/approle/role/vault-broker", "auth/approle/role/vault-broker/secret-id",
-    "auth/approle/role/agent-runner/secret-id", f"auth/approle/role/{names.ORCHESTRATOR}",
-    f"auth/approle/role/{names.ORCHESTRATOR}/policies", f"auth/approle/role/{names.ORCHESTRATOR}/custom-secret-id",
-    "auth/token/create-orphan", "auth/token/roles/sluice-pipeline", "auth/token/revoke", "auth/token/revoke-orphan",
-    "auth/token/lookup", "auth/token/renew", "auth/token/tidy",
-    "identity/entity", "identity/entity-alias", "identity/group", "cubbyhole/x",
-    "secret/config", "secret/data/other", "secret/data/agents/x", f"secret/data/agents/{P2}/notes",
-    f"secret/data/agents/{P1}", f"secret/data/agents/{P1}x/notes", "secret/metadata/api-keys/openrouter",
-    f"secret/metadata/agents/{P1}/notes", f"secret/delete/agents/{P1}/notes", f"secret/destroy/agents/{P1}/notes",
-    "transit/keys", "transit/keys/sluice-queue-default", "transit/keys/sluice-queue-default/rotate",
-    "transit/keys/sluice-queue-default/config", "transit/export/encryption-key/sluice-queue-default",
-    "transit/backup/sluice-queue-default", "transit/rewrap/sluice-queue-default",
-    "transit/datakey/plaintext/sluice-queue-default", "transit/decrypt/sluice-queue-none", "transit/encrypt/other",
-)  # fmt: skip
-"""What nobody may do anything with."""
-
-PATHS = sorted({*NOBODYS, *(path for rows in ALLOWED.values() for path in rows)})
 
 
 @dataclass(frozen=True)
@@ -112,9 +59,33 @@ def callers(vault: RunningVault) -> Iterator[Callers]:
     for path in ("api-keys/openrouter", "services/search", f"agents/{P1}/notes", f"agents/{P2}/notes", "other"):
         assert vault.root.write(f"secret/data/{path}", data={"value": path}).status == 200
     tokens = {one: vault.service(one).token for one in (BROKER, RUNNER)}
+    for who in (REVIEWER, NOBODY):
+        made_so = vault.root.write("auth/token/create", policies=POLICIES[who], no_default_policy=True)
+        tokens[who] = made_so.auth["client_token"]
     made = {LOGIN: at, PIPELINE: pipeline, PARENT: lead, AGENT: agent}
     yield Callers(tokens | {who: auth["client_token"] for who, auth in made.items()}, vault.url)
     vault.root.write("auth/token/revoke-accessor", accessor=at["accessor"])
+
+
+@pytest.mark.covers("V2", "D2")
+def test_the_table_has_everybody_s_policies_and_something_for_each_path_in_them(
+    vault: RunningVault, callers: Callers
+) -> None:
+    seen = set()
+    for who in WHO:
+        found = vault.root.write("auth/token/lookup", token=callers.tokens[who]).data["policies"]
+        assert found == sorted(POLICIES[who])
+        for policy in set(found) - {"nobody"}:
+            seen.add(policy)
+            text = vault.root.read(f"sys/policies/acl/{policy}").data["policy"]
+            for path, capabilities in re.findall(
+                r'^path "([^"]+)" {[^}]*?capabilities += \[([^]]*)', text, re.MULTILINE
+            ):
+                path = re.sub("{{.*}}", P1, path)
+                if '"deny"' not in capabilities:
+                    known = [one for one in ALLOWED[who] if fnmatch.fnmatchcase(one, path)]
+                    assert known, f"{policy}: {path} is in no row"
+    assert seen == set(vault_table(QUEUES).policies)
 
 
 @pytest.mark.covers("V2", "D2")
@@ -163,11 +134,12 @@ def test_two_pipelines_never_see_each_other_s_secrets(vault: RunningVault, order
         assert caller.read(f"secret/data/agents/{own}/x").data["data"] == {"of": own}
         assert caller.read(f"secret/data/agents/{other}/x").status == 403
         assert caller.write(f"secret/data/agents/{other}/x", data={"of": own}).status == 403
-    entities = {
-        vault.root.write("auth/token/lookup-accessor", accessor=auth["accessor"]).data["entity_id"]
-        for _, auth in callers
-    }
-    assert len(entities) == 1, "they do share one entity: no policy may be templated on it"
+    entities: dict[str, set[str]] = {one: set() for one in pipelines}
+    for own, auth in callers:
+        found = vault.root.write("auth/token/lookup-accessor", accessor=auth["accessor"]).data
+        entities[own].add(found["entity_id"])
+    assert [len(one) for one in entities.values()] == [1, 1]
+    assert entities[pipelines[0]] != entities[pipelines[1]]
 
 
 @pytest.mark.covers("V1")
@@ -189,7 +161,7 @@ def test_a_pipeline_s_token_is_renewable_up_to_an_explicit_maximum(vault: Runnin
             broker.write("auth/token/renew-accessor", accessor=auth["accessor"], increment="90h").auth["lease_duration"]
             <= 24 * 3_600
         )
-    assert root["token_policies"] == ["sluice-parent", names.pipeline_policy_name(pipeline)]
+    assert root["token_policies"] == ["pipeline-agent", "sluice-parent"]
     assert broker.write("auth/token/revoke-accessor", accessor=at["accessor"]).status == 204
 
 
@@ -219,12 +191,13 @@ def test_a_child_never_has_more_than_its_parent(vault: RunningVault) -> None:
     create = "auth/token/create"
     for parent in (root, agent):
         caller = vault.renewed(parent)
-        own = [names.pipeline_policy_name(pipeline)]
-        for policies in ([names.pipeline_policy_name(other)], ["vault-broker"], ["root"], ["sluice-orchestrator"]):
+        own = [names.PIPELINE_POLICY]
+        for policies in (["sluice-queue-default"], ["vault-broker"], ["root"], ["sluice-orchestrator"]):
             assert caller.write(create, policies=policies, no_default_policy=True).status == 400, policies
         for more in ({"no_parent": True}, {"period": "100h"}, {"id": "x"}, {"type": "batch"}, {"entity_alias": "x"}):
             assert caller.write(create, policies=own, no_default_policy=True, **more).status == 403, more
         assert caller.write(create).auth["token_policies"] == sorted([*own, "sluice-parent"])
+    assert vault.renewed(vault.agent_token(agent, pipeline)).write(create).status == 403, "it may have no agents"
     at = vault.renewed(stranger)
     path = f"{create}/{names.PIPELINE_TOKEN_ROLE}"
     for policies in (["vault-broker"], ["root"], ["default"], ["sluice-orchestrator"], ["sluice-queue-default"]):
@@ -270,7 +243,7 @@ def test_a_grant_opens_for_the_queue_s_runners_and_its_agent_only(vault: Running
     broker, runner = vault.service(names.BROKER), vault.service(names.RUNNER)
 
     def context(pipeline: str, agent: str) -> str:
-        return base64.b64encode(names.grant_context(pipeline, agent)).decode()
+        return base64.b64encode(names.grant_context(pipeline, agent, 1).encode()).decode()
 
     key = names.queue_name("default")
     sealed = broker.write(f"transit/encrypt/{key}", plaintext=KEY, context=context(P1, "a")).data["ciphertext"]
@@ -291,10 +264,62 @@ def test_a_grant_opens_for_the_queue_s_runners_and_its_agent_only(vault: Running
 def test_a_runner_of_one_queue_opens_no_grant_of_another(vault: RunningVault) -> None:
     own = vault.root.write("auth/token/create", policies=["agent-runner", names.queue_name("review")]).auth
     caller = vault.renewed(own)
-    context = base64.b64encode(names.grant_context(P1, "a")).decode()
+    context = base64.b64encode(names.grant_context(P1, "a", 1).encode()).decode()
     for queue, status in (("default", 403), ("review", 200)):
         sealed = vault.service(names.BROKER).write(
             f"transit/encrypt/{names.queue_name(queue)}", plaintext=KEY, context=context
         ).data["ciphertext"]  # fmt: skip
         path = f"transit/decrypt/{names.queue_name(queue)}"
         assert caller.write(path, ciphertext=sealed, context=context).status == status
+
+
+@pytest.mark.covers("V2", "V6")
+def test_the_broker_makes_no_identity_and_deletes_none_that_has_a_name(vault: RunningVault, callers: Callers) -> None:
+    """Whoever could write an entity or an alias could give a pipeline's token the policies of somebody else."""
+    broker, accessor = callers[BROKER], vault.root.read("sys/auth").data["token/"]["accessor"]
+    person = vault.root.write("identity/entity", name="somebody", policies=["vault-broker"]).data["id"]
+    pipeline = str(uuid.uuid4())
+    made = vault.pipeline_token(pipeline)
+    for path, body in (
+        ("identity/entity", {"name": "entity_0", "policies": ["vault-broker"]}),
+        ("identity/entity/name/entity_0", {"policies": ["vault-broker"]}),
+        (f"identity/entity/id/{person}", {"disabled": True}),
+        ("identity/entity-alias", {"name": pipeline, "canonical_id": person, "mount_accessor": accessor}),
+        ("identity/entity/merge", {"from_entity_ids": [person], "to_entity_id": made["entity_id"]}),
+        ("identity/lookup/entity", {"name": "somebody"}),
+        ("identity/lookup/entity", {"id": person}),
+        ("identity/lookup/entity", {"alias_name": pipeline, "alias_mount_accessor": "auth_approle_0"}),
+    ):
+        assert broker.write(path, **body).status == 403, (path, body)
+    for path in (f"identity/entity/id/{person}", "identity/entity/name/somebody"):
+        assert broker.ask("DELETE", path).status == 403
+    assert vault.root.read(f"identity/entity/id/{person}").data["policies"] == ["vault-broker"]
+    found = broker.write("identity/lookup/entity", alias_name=pipeline, alias_mount_accessor=accessor).data
+    assert (found["id"], found["policies"]) == (made["entity_id"], [])
+    assert broker.ask("DELETE", f"identity/entity/name/{found['name']}").status == 204
+    assert vault.renewed(made).read("secret/data/api-keys/openrouter").status == 403
+    assert vault.root.ask("DELETE", f"identity/entity/id/{person}").status == 204
+
+
+@pytest.mark.covers("V2")
+def test_whoever_has_a_pipeline_s_login_makes_no_token_with_other_rights(vault: RunningVault) -> None:
+    """The login may name any pipeline, and is forgotten at once; it reaches nobody's policies but pipelines'."""
+    at = vault.renewed(vault.orchestrator_login(P1))
+    path = f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}"
+    without = at.write(path, policies=[names.PIPELINE_POLICY]).auth
+    tried = [f"secret/data/agents/{one}/notes" for one in (P1, "", names.ORCHESTRATOR, "+")]
+    assert [vault.renewed(without).read(one).status for one in tried] == [403] * 4, "no alias at token/, no path"
+    assert at.write("auth/token/create", policies=["sluice-orchestrator"]).status == 403
+    for more in (
+        {"no_parent": True},
+        {"period": "1000h"},
+        {"type": "batch"},
+        {"explicit_max_ttl": "1000h"},
+        {"id": "x"},
+    ):
+        answer = at.write(path, policies=[names.PIPELINE_POLICY], ttl="1000h", **more)
+        if answer.status == 200:
+            found = vault.root.write("auth/token/lookup", token=answer.auth["client_token"]).data
+            assert (found["orphan"], found["type"]) == (False, "service"), more
+            assert found.get("period", 0) == 0, more
+            assert found["ttl"] <= 24 * 3_600, more

@@ -100,11 +100,8 @@ class RunningVault:
     # What vault-broker does, call by call (decision 0007)
 
     def orchestrator_login(self, pipeline: str, broker: Caller | None = None) -> dict[str, Any]:
-        """A login for one pipeline: a policy, a SecretID in a wrapping that is good once, the login."""
+        """A login for one pipeline: a SecretID in a wrapping that is good once, the login."""
         broker = broker or self.service(names.BROKER)
-        name = names.pipeline_policy_name(pipeline)
-        written = broker.ask("PUT", f"sys/policies/acl/{name}", {"policy": names.pipeline_policy(pipeline)})
-        assert written.status == 204
         role = f"auth/approle/role/{names.ORCHESTRATOR}"
         role_id = broker.read(f"{role}/role-id").data["role_id"]
         metadata = {"metadata": json.dumps({"pipeline_id": pipeline})}
@@ -113,18 +110,18 @@ class RunningVault:
         return login(self.url, role_id, secret_id).auth
 
     def pipeline_token(self, pipeline: str, at: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A pipeline's root token, a child of the login."""
+        """A pipeline's root token, a child of the login, with an entity of the pipeline's own."""
         at = at or self.orchestrator_login(pipeline)
         made = Caller(self.url, at["client_token"]).write(
             f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}",
-            policies=[names.pipeline_policy_name(pipeline), names.PARENT_POLICY],
+            policies=[names.PIPELINE_POLICY, names.PARENT_POLICY], entity_alias=names.pipeline_alias(pipeline),
             meta={"pipeline_id": pipeline}, ttl="2h", display_name="pipeline",
         )  # fmt: skip
         return made.auth
 
     def agent_token(self, parent: dict[str, Any], pipeline: str, *, may_have_children: bool = False) -> dict[str, Any]:
         """An agent's token, a child of its parent's."""
-        policies = [names.pipeline_policy_name(pipeline), *([names.PARENT_POLICY] if may_have_children else [])]
+        policies = [names.PIPELINE_POLICY, *([names.PARENT_POLICY] if may_have_children else [])]
         made = Caller(self.url, parent["client_token"]).write(
             "auth/token/create",
             policies=policies, no_default_policy=True, ttl="2h", type="service", display_name="agent",

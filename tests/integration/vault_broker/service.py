@@ -130,7 +130,7 @@ class World:
         self._producer.flush(30)
         return identity
 
-    def request(self, pipeline_id: str, agent_id: str, attempt: int = 1, **more: str) -> str:
+    def request(self, pipeline_id: str, agent_id: str, attempt: int = 1, **more: object) -> str:
         message = TokenRequest(agent_id=agent_id, attempt=attempt, queue="q", **more)  # type: ignore[arg-type]
         return self.say(pipeline_id, message)
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from sluice_contracts.messages.alert import AlertRaised
-from sluice_contracts.messages.token import TokenDenied, TokenGranted, TokenRevoke
-from sluice_vault_broker.ports import VaultRefused
+from sluice_contracts.messages.token import TokenDenied, TokenExpired, TokenGranted, TokenRevoke
+from sluice_vault_broker.ports import TokenUnknown, VaultRefused
 from tests.integration.vault_broker.service import World, wait_for
 
 
@@ -29,7 +29,7 @@ def works(world: World, token: SecretStr) -> bool:
     connection = world.vault.connect(world.prefix)._connection
     try:
         connection.ask_with(token, "GET", "secret/data/api-keys/openrouter")
-    except VaultRefused:
+    except (VaultRefused, TokenUnknown):
         return False
     return True
 
@@ -61,7 +61,7 @@ def test_from_a_request_to_the_pipeline_s_end(world: World) -> None:
     assert set(end.accessors) == {root.accessor, grants[1].accessor, again.accessor}
     assert not works(world, tokens[1])
     assert not world.live()
-    wait_for("the policy's end", lambda: pipeline not in world.vault.connect(world.prefix).policies())
+    wait_for("the entity's end", lambda: pipeline not in entities(world))
     sequences = [one.sequence for one in world.events(pipeline)]
     assert sequences == sorted(set(sequences))
     assert process.stop() == 0
@@ -74,16 +74,51 @@ def test_from_a_request_to_the_pipeline_s_end(world: World) -> None:
     assert not [line for line in lines if line["level"] in ("ERROR", "CRITICAL")]
 
 
+def entities(world: World) -> list[str]:
+    return world.vault.connect(world.prefix).entities()
+
+
+@pytest.mark.covers("V1", "V2", "V6")
+def test_entities_that_are_left_behind_go_and_one_that_is_lost_is_replaced(world: World) -> None:
+    """Of pipelines whose ids differ in case only."""
+    world.start()
+    stem = uuid.uuid4().hex
+    waits, lives = f"p-{stem}", f"P-{stem}"
+    for pipeline in (waits, lives):
+        world.request(pipeline, "agent-1")
+    grants = {pipeline: world.granted(pipeline, "agent-1") for pipeline in (waits, lives)}
+    assert {waits, lives} <= set(entities(world))
+    world.say(waits, TokenRevoke(reason="waiting"))
+    wait_for("the entity's end", lambda: waits not in entities(world))
+    token = opened(world, grants[lives], lives)
+    assert works(world, token)
+    world.vault.connect(world.prefix).delete_entity(lives)
+    assert not works(world, token)
+    wait_for("that it is told", lambda: world.all(TokenExpired, lives))
+    for pipeline in (waits, lives):
+        world.request(pipeline, "agent-1", attempt=2)
+        assert works(world, opened(world, world.granted(pipeline, "agent-1", 2), pipeline))
+    for pipeline in (waits, lives):
+        world.say(pipeline, TokenRevoke(reason="pipeline_ended"))
+    wait_for("the entities' end", lambda: {waits, lives}.isdisjoint(entities(world)))
+    wait_for("the tokens' end", lambda: not world.live())
+
+
 @pytest.mark.covers("V3")
 def test_an_agent_below_an_agent_ends_with_it(world: World) -> None:
     world.start()
     pipeline = str(uuid.uuid4())
-    world.request(pipeline, "lead")
+    world.request(pipeline, "lead", may_have_agents=True)
     lead = world.granted(pipeline, "lead")
     world.request(pipeline, "helper", parent_agent_id="lead")
     world.request(pipeline, "other")
     helper, other = world.granted(pipeline, "helper"), world.granted(pipeline, "other")
     assert helper.parent_accessor == lead.accessor
+    assert set(lead.policies) == {"pipeline-agent", "sluice-parent"}
+    assert helper.policies == other.policies == ("pipeline-agent",)
+    world.request(pipeline, "nobody's", parent_agent_id="other")
+    [denied] = wait_for("the denial", lambda: world.all(TokenDenied, pipeline))
+    assert (denied.agent_id, denied.problem.code) == ("nobody's", "not_a_parent")
     tokens = {one.agent_id: opened(world, one, pipeline) for one in (lead, helper, other)}
     world.say(pipeline, TokenRevoke(agent_id="lead", attempt=1, reason="agent_ended"))
     revoked = world.revoked(pipeline, "lead")

@@ -142,17 +142,23 @@ def test_tokens_that_end_while_vault_is_away_are_told_and_replaced(make_world: C
 @pytest.mark.covers("V6")
 def test_installations_on_one_vault_leave_each_other_alone(make_world: Callable[..., World]) -> None:
     worlds = [make_world(), make_world()]
-    pipeline = str(uuid.uuid4())
-    for world in worlds:
+    pipelines = [str(uuid.uuid4()) for _ in worlds]
+    for world, pipeline in zip(worlds, pipelines, strict=True):
         world.start()
         world.request(pipeline, "agent-1")
-    for world in worlds:
+    for world, pipeline in zip(worlds, pipelines, strict=True):
         world.granted(pipeline, "agent-1")
     time.sleep(3)  # some rounds of both
     assert all(not world.all(TokenRevoked) for world in worlds)
-    worlds[0].say(pipeline, TokenRevoke(reason="pipeline_ended"))
-    worlds[0].revoked(pipeline, None)
+    worlds[0].say(pipelines[0], TokenRevoke(reason="pipeline_ended"))
+    worlds[0].revoked(pipelines[0], None)
     assert not worlds[0].live()
+    worlds[1].say(pipelines[1], TokenRevoke(reason="waiting"))  # then it has no token, and may have its entity
+    worlds[1].revoked(pipelines[1], None)
+    worlds[1].request(pipelines[1], "agent-1", 2)
+    worlds[1].granted(pipelines[1], "agent-1", 2)
+    time.sleep(3)
+    assert not worlds[1].all(TokenExpired)
     assert set(worlds[1].live()) >= living(worlds[1]) != set()
 
 

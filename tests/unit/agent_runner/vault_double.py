@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from sluice_agent_runner.domain.secret import Secret
-from sluice_agent_runner.ports import TokenRevoked, VaultError, VaultRefused, VaultUnavailable
+from sluice_agent_runner.ports import TokenUnknown, VaultAway, VaultFault, VaultRefused
 
 
 @dataclass
@@ -22,7 +22,7 @@ class VaultDouble:
     grants: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     living: dict[str, int] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
-    failing: VaultError | None = None
+    failing: VaultFault | None = None
     failing_at: str = ""
     hanging: asyncio.Event | None = None
     asked: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class VaultDouble:
 
     def _check(self, token: Secret) -> None:
         if token.reveal() not in self.living:
-            raise TokenRevoked("permission denied, invalid token")
+            raise TokenUnknown("permission denied, invalid token")
 
 
-AWAY = VaultUnavailable("transit/decrypt: Vault is sealed")
+AWAY = VaultAway("transit/decrypt: Vault is sealed")

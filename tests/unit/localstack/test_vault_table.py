@@ -23,6 +23,8 @@ def test_the_role_of_pipelines_is_as_the_specification_says() -> None:
     role = table.approle_roles[names.ORCHESTRATOR]
     assert role["token_ttl"] == 2 * 3_600
     assert role["token_explicit_max_ttl"] == table.token_roles["sluice-pipeline"]["token_explicit_max_ttl"] == 86_400
+    assert table.token_roles["sluice-pipeline"]["allowed_policies"] == [names.PIPELINE_POLICY, names.PARENT_POLICY]
+    assert table.token_roles["sluice-pipeline"]["allowed_policies_glob"] == []
     assert (role["token_type"], role["secret_id_num_uses"], role["secret_id_ttl"]) == ("service", 1, 60)
     assert vault_table([], "3d").approle_roles[names.ORCHESTRATOR]["token_explicit_max_ttl"] == 3 * 86_400
     for row in [*table.approle_roles.values(), *table.token_roles.values()]:
@@ -99,7 +101,7 @@ def test_deploy_leads_to_the_one_copy() -> None:
     for name in ("policies", "vault.yaml"):
         assert (ROOT / "deploy" / "vault" / name).resolve().is_relative_to(ROOT / "libs" / "runtime")
     shown = {path.stem for path in (ROOT / "deploy" / "vault" / "policies").glob("*.hcl")}
-    assert shown == {"queue", "pipeline-agent", *vault_table([]).policies}
+    assert shown == {"queue", *vault_table([]).policies}
 
 
 def test_keys_are_written_once_and_privately(tmp_path: Path) -> None:

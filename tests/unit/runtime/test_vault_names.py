@@ -15,45 +15,50 @@ ID = "6f1ed002-ab5f-5d4e-9d4f-0a3d2f0c8b11"
 
 
 @pytest.mark.covers("V2")
-def test_a_pipeline_s_policy_names_its_own_paths() -> None:
-    text = names.pipeline_policy(ID)
-    assert re.findall(r'path "([^"]+)"', text) == [
-        "secret/data/api-keys/*", "secret/data/services/*", f"secret/data/agents/{ID}/*",
+def test_the_policy_of_pipelines_names_their_paths_by_the_token_s_entity() -> None:
+    assert re.findall(r'path "([^"]+)"', names.policy_text(names.PIPELINE_POLICY)) == [
+        "secret/data/api-keys/*", "secret/data/services/*",
+        f"secret/data/agents/{{{{identity.entity.aliases.{names.TOKEN_ACCESSOR}.name}}}}/*",
         "auth/token/lookup-self", "sys/*",
     ]  # fmt: skip
-    assert "{pipeline_id}" not in text
-    assert names.pipeline_policy_name(ID) == f"sluice-pipeline-{ID}"
+
+
+@pytest.mark.covers("V2")
+@pytest.mark.parametrize(
+    ("pipeline_id", "alias"),
+    [(ID, ID), ("a", "a"), ("0_-.", "0_-."), ("A", "~a"), ("aBc-D.e", "a~bc-~d.e"), ("X" * 128, "~x" * 128)],
+)
+def test_a_pipeline_is_known_by_its_alias(pipeline_id: str, alias: str) -> None:
+    assert names.pipeline_alias(pipeline_id) == alias
+    assert names.pipeline_of_alias(alias) == pipeline_id
 
 
 @pytest.mark.covers("V2")
 @pytest.mark.parametrize(
     "wrong",
-    [
-        "",
-        "*",
-        "+",
-        ID.upper(),
-        ID[:-1],
-        f"{ID}0",
-        f"{ID}/*",
-        f"{ID}/+",
-        f"{ID}\n",
-        f'{ID}" {{}} path "*',
-        "../" + ID,
-        "x" * 129,
-        "{ID}",
-    ],
-)
-def test_nothing_but_an_id_gets_into_a_policy(wrong: str) -> None:
-    for make in (names.pipeline_policy, names.pipeline_policy_name):
-        with pytest.raises(ValueError, match="no pipeline id"):
-            make(wrong)
+    ["", "*", "+", ".", "..", "-a", "_a", f"{ID}/*", f"{ID}/+", f"{ID}\n", f'{ID}" {{}} path "*', "../" + ID, "x" * 129,
+     "{ID}", "~a", "a~b", "é", "a b"],
+)  # fmt: skip
+def test_nothing_but_an_id_gets_into_a_path(wrong: str) -> None:
+    with pytest.raises(ValueError, match="no pipeline id"):
+        names.pipeline_alias(wrong)
 
 
-@given(st.uuids().map(str), st.uuids().map(str))
-def test_two_pipelines_have_two_policies(one: str, other: str) -> None:
-    assert (names.pipeline_policy(one) == names.pipeline_policy(other)) == (one == other)
-    assert (names.pipeline_policy_name(one) == names.pipeline_policy_name(other)) == (one == other)
+@pytest.mark.parametrize("alias", ["", "+", "A", "~", "~A", "~~a", "~1", "a~", "a/b", "*", "somebody@else", "x" * 129])
+def test_other_aliases_are_no_pipelines(alias: str) -> None:
+    assert names.pipeline_of_alias(alias) is None
+
+
+IDS = st.from_regex(IDENTIFIER_PATTERN.replace("$", r"\Z"))
+
+
+@pytest.mark.covers("V2")
+@given(IDS, st.one_of(IDS, st.none()))
+def test_two_pipelines_have_two_aliases_whatever_vault_thinks_of_case(one: str, other: str | None) -> None:
+    other = one.swapcase() if other is None else other
+    aliases = names.pipeline_alias(one), names.pipeline_alias(other)
+    assert (aliases[0].lower() == aliases[1].lower()) == (one == other)
+    assert names.pipeline_of_alias(aliases[0]) == one
 
 
 @given(st.from_regex(IDENTIFIER_PATTERN, fullmatch=True))

@@ -85,7 +85,9 @@ class Recorder:
         self.decide()
 
     def request(self, pipeline_id: str, agent_id: str, attempt: int = 1, parent: str | None = None) -> None:
-        message = TokenRequest(agent_id=agent_id, attempt=attempt, queue="default", parent_agent_id=parent)
+        message = TokenRequest(
+            agent_id=agent_id, attempt=attempt, queue="default", parent_agent_id=parent, may_have_agents=agent_id == "a"
+        )
         self.say(pipeline_id, message)
 
     def mint(self, pipeline_id: str, *agents: str | None) -> None:

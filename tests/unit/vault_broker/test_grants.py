@@ -66,18 +66,37 @@ def test_what_is_there_or_on_its_way_is_not_answered_again(world: World, lives: 
 
 @pytest.mark.covers("V3")
 def test_an_agent_below_an_agent(world: World) -> None:
-    world.request("lead")
+    world.request("lead", is_parent=True)
     world.request("helper", parent="lead")  # at once: it waits for it
     world.mint()
     world.mint("lead")
     [granted] = world.mint("helper")
     assert isinstance(granted, TokenGranted)
     assert granted.parent_accessor == world.token("lead").accessor
+    assert (world.token("lead").kept != "", world.token("helper").kept) == (True, ""), "kept for its children only"
+
+
+@pytest.mark.covers("V3")
+def test_nobody_is_below_an_agent_that_may_have_no_agents(world: World) -> None:
+    world.request("lead")
+    assert codes(world.request("helper", parent="lead")) == ["not_a_parent"]
+    world.grant("lead")
+    asked = world.event(TokenRequest(agent_id="helper", attempt=1, queue="default", parent_agent_id="lead"))
+    assert codes(world.hear(asked)) == ["not_a_parent"]
+    assert world.hear(asked) == []  # as it comes again
+    world.grant("lead", attempt=2, is_parent=True)
+    world.grant("helper", parent="lead")
+    assert world.token("helper").parent_accessor == world.token("lead").accessor
+    world.request("waits", parent="lead")
+    world.gone("lead")  # its token is lost; the next attempt's may have no agents any more
+    world.grant("lead", attempt=3)
+    world.mint("waits")
+    assert world.token("waits").parent_accessor == world.token().accessor
 
 
 def test_two_that_wait_to_be_below_each_other_do_not_wait_for_ever(world: World) -> None:
-    world.request("a", parent="b")
-    world.request("b", parent="a")
+    world.request("a", parent="b", is_parent=True)
+    world.request("b", parent="a", is_parent=True)
     assert (world.token("a").parent_agent_id, world.token("b").parent_agent_id) == ("b", None)
     world.request("c", parent="c")
     assert world.token("c").parent_agent_id is None
@@ -98,12 +117,6 @@ def test_a_request_that_can_not_be_met_is_denied(world: World, case: str) -> Non
     event = world.event(message)
     assert codes(world.hear(event)) == [code]
     assert world.hear(event) == []  # as it comes again
-
-
-def test_ids_that_could_be_patterns_get_no_policy(world: World) -> None:
-    for pipeline_id in ("p-1", PIPELINE.replace("1", "A")):
-        assert codes(world.request(pipeline_id=pipeline_id)) == ["bad_pipeline_id"]
-    assert world.state == {}
 
 
 @pytest.mark.covers("V1")

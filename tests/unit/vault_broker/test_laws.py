@@ -46,7 +46,12 @@ class Course:
         parent = AGENTS[seconds % 3]
         match move:
             case "request":
-                self._ask(TokenRequest(agent_id=agent_id, attempt=attempt, queue="default", parent_agent_id=parent))
+                self._ask(
+                    TokenRequest(
+                        agent_id=agent_id, attempt=attempt, queue="default", parent_agent_id=parent,
+                        may_have_agents=seconds % 4 > 0,
+                    )
+                )  # fmt: skip
             case "next":
                 self.attempts[agent_id] += 1
                 self._ask(TokenRequest(agent_id=agent_id, attempt=attempt + 1, queue="default"))
@@ -115,7 +120,7 @@ class Course:
             if agent_id is None:
                 return token
             above = None if token.parent_agent_id is None else self.world.find(token.parent_agent_id)
-            above = above or self.world.find()
+            above = above if above is not None and above.is_parent else self.world.find()
             if above is not None and above.lives:
                 return token
         return None

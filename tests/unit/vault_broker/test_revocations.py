@@ -98,9 +98,9 @@ def test_an_alert_about_an_agent_ends_that_attempt_s_token_and_no_other(world: W
 
 @pytest.mark.covers("V3")
 def test_a_token_takes_along_what_is_below_it_and_nothing_else(world: World) -> None:
-    world.grant("lead")
+    world.grant("lead", is_parent=True)
     world.grant("early", parent="nobody-yet")
-    world.grant("helper", parent="lead")
+    world.grant("helper", parent="lead", is_parent=True)
     world.request("wanted", parent="helper")
     ended = accessors(world, "lead", "helper")
     assert codes(world.revoke("lead", 1, reason="agent_ended")) == ["attempt_revoked"]
@@ -191,7 +191,7 @@ def test_a_token_that_is_known_or_may_be_the_wanted_one_is_none(world: World) ->
 
 @pytest.mark.covers("V6")
 def test_what_vault_has_lost_is_told(world: World) -> None:
-    world.grant("a")
+    world.grant("a", is_parent=True)
     world.grant("b", parent="a")
     assert types(world.gone("a")) == ["token.expired"] * 2
     assert f"{PIPELINE}/token/b" not in world.state

@@ -96,11 +96,13 @@ class World:
 
     def request(
         self, agent_id: str | None = "a", attempt: int | None = 1, *, queue: str | None = "default",
-        parent: str | None = None, **more: Any,
+        parent: str | None = None, is_parent: bool = False, **more: Any,
     ) -> list[Message]:  # fmt: skip
         if agent_id is None:
             return self.say(TokenRequest(), **more)
-        message = TokenRequest(agent_id=agent_id, attempt=attempt, queue=queue, parent_agent_id=parent)
+        message = TokenRequest(
+            agent_id=agent_id, attempt=attempt, queue=queue, parent_agent_id=parent, may_have_agents=is_parent
+        )
         return self.say(message, **more)
 
     def revoke(
@@ -136,12 +138,14 @@ class World:
         number = next(self._accessors)
         parent = None
         if agent_id is not None:
-            parent = (self.find(token.parent_agent_id) if token.parent_agent_id else None) or self.token()
+            named = self.find(token.parent_agent_id) if token.parent_agent_id else None
+            parent = named if named is not None and named.is_parent else self.token()
         own = accessor or f"accessor-{number}"
         return TokenMinted(
             agent_id=agent_id, attempt=token.attempt, number=token.number, accessor=own,
             top=None if parent else f"login-{number}", parent_accessor=parent.accessor if parent else None,
-            kept=f"vault:v1:kept-{own}", sealed=f"vault:v1:{own}" if parent else None, policies=("p",),
+            kept=f"vault:v1:kept-{own}" if token.is_parent else "", sealed=f"vault:v1:{own}" if parent else None,
+            policies=("p",),
             minted_at_ms=self.now_ms, expires_at_ms=self.now_ms + TTL_MS, ends_at_ms=self.now_ms + MAX_TTL_MS,
         )  # fmt: skip
 

@@ -138,9 +138,9 @@ def _vault(
     away: Callable[[str | None], None],
     opened: AsyncExitStack,
 ) -> PatientVault | None:
-    access = settings.vault()
-    if vault is None and access is not None:
-        vault = real = HvacVault(access)
+    place = settings.vault()
+    if vault is None and place is not None:
+        vault = real = HvacVault(place, settings.vault_api_keys_path)
         opened.callback(real.close)
 
     def told(why: str | None) -> None:

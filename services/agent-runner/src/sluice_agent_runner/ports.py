@@ -4,10 +4,10 @@
 ModelError
 ├── ModelUnavailable     ask again later: the same request may succeed
 └── ModelRefused         do not ask again: the request, the key or the scenario must change first
-VaultError
-├── VaultUnavailable     ask again later: Vault is away, sealed, slow, or has too much to do
+VaultFault               as `sluice_runtime.vault.faults` has it
+├── VaultAway            ask again later
 ├── VaultRefused         do not ask again: the grant, the path or the policy must change first
-└── TokenRevoked         the attempt's token is no more: end the attempt
+└── TokenUnknown         the attempt's token is no more: end the attempt
 PublishFailed            whether the event is in the log is unknown: drop the attempt, its lease covers it
 UnusableInput            the task's inputs can't be laid into a workspace: fail the attempt for good
 ```
@@ -26,11 +26,29 @@ from sluice_contracts.messages.agent import AgentAnswer, AgentRun, AgentStop, Ag
 from sluice_contracts.messages.base import Message
 from sluice_runtime.artifacts import ArtifactStore
 from sluice_runtime.clock import Clock
+from sluice_runtime.vault.faults import TokenUnknown, VaultAway, VaultFault, VaultRefused
 
 __all__ = [
-    "ArtifactStore", "Attempts", "Caller", "EventPublisher", "ModelError", "ModelProvider", "ModelRefused",
-    "ModelUnavailable", "NoKey", "PublishFailed", "Time", "TokenRevoked", "Tools", "UnusableInput", "Vault",
-    "VaultError", "VaultRefused", "VaultUnavailable", "Workspace", "Workspaces",
+    "ArtifactStore",
+    "Attempts",
+    "Caller",
+    "EventPublisher",
+    "ModelError",
+    "ModelProvider",
+    "ModelRefused",
+    "ModelUnavailable",
+    "NoKey",
+    "PublishFailed",
+    "Time",
+    "TokenUnknown",
+    "Tools",
+    "UnusableInput",
+    "Vault",
+    "VaultAway",
+    "VaultFault",
+    "VaultRefused",
+    "Workspace",
+    "Workspaces",
 ]  # fmt: skip
 
 
@@ -68,22 +86,6 @@ class ModelRefused(ModelError):
     """Do not ask again: the request, the key or the scenario must change first."""
 
     retryable = False
-
-
-class VaultError(Exception):
-    """Vault did not do what was asked. The message names the path and Vault's own words; it holds no secret."""
-
-
-class VaultUnavailable(VaultError):
-    """Ask again later: Vault is away, sealed, slow, has too much to do, or does not know this runner now."""
-
-
-class VaultRefused(VaultError):
-    """Do not ask again: the grant, the path or the policy must change first."""
-
-
-class TokenRevoked(VaultError):
-    """The token is no more: it was revoked, or its time is over. End the attempt."""
 
 
 class PublishFailed(Exception):
@@ -151,7 +153,7 @@ class Vault(Protocol):
             sealed: Vault's ciphertext.
 
         Raises:
-            VaultUnavailable: It may work later.
+            VaultAway: It may work later.
             VaultRefused: It was not sealed for this queue and context, or this runner may not open it.
         """
         ...
@@ -160,9 +162,9 @@ class Vault(Protocol):
         """A model provider's key, read with an agent's token; None where there is none.
 
         Raises:
-            VaultUnavailable: It may work later.
+            VaultAway: It may work later.
             VaultRefused: The token lives, and may not read it; or what is there is no key.
-            TokenRevoked: The token does not live.
+            TokenUnknown: The token does not live.
         """
         ...
 
@@ -170,9 +172,9 @@ class Vault(Protocol):
         """How many seconds a token still lives.
 
         Raises:
-            VaultUnavailable: It may work later.
+            VaultAway: It may work later.
             VaultRefused: It may not look itself up.
-            TokenRevoked: It does not live.
+            TokenUnknown: It does not live.
         """
         ...
 
@@ -208,8 +210,8 @@ class Caller(Protocol):
 
         Raises:
             ModelRefused: The attempt's token may not read it.
-            VaultUnavailable: Vault was away too long.
-            TokenRevoked: End the attempt.
+            VaultAway: Vault was away too long.
+            TokenUnknown: End the attempt.
         """
         ...
 
@@ -217,7 +219,7 @@ class Caller(Protocol):
         """Whether Vault has another key by now than the one that was refused; `key` gives it then.
 
         Raises:
-            ModelRefused, VaultUnavailable, TokenRevoked: As `key`.
+            ModelRefused, VaultAway, TokenUnknown: As `key`.
         """
         ...
 
@@ -231,8 +233,8 @@ class ModelProvider(Protocol):
         Raises:
             ModelUnavailable: It may work later.
             ModelRefused: It will not.
-            VaultUnavailable: Its key could not be read; it may work later.
-            TokenRevoked: The attempt has lost its credential.
+            VaultAway: Its key could not be read; it may work later.
+            TokenUnknown: The attempt has lost its credential.
         """
         ...
 

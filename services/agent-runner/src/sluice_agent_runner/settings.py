@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
-from sluice_agent_runner.adapters.vault import VaultAccess
+from sluice_agent_runner.adapters.vault import API_KEYS_PATH
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import Directories, ServiceSettings
+from sluice_runtime.vault.client import VaultPlace
 
 BASE_URLS = {"openrouter": "https://openrouter.ai/api/v1", "openai": "https://api.openai.com/v1"}
 """Where each provider is, unless `SLUICE_MODEL_BASE_URL` says otherwise."""
@@ -90,11 +91,11 @@ class RunnerSettings(ServiceSettings):
     )
     vault_secret_id_file: Path | None = Field(default=None, description="File with its secret id; read at each login.")
     vault_ca_file: Path | None = Field(
-        default=None, description="PEM file of Vault's authority; default: the usual authorities."
+        default=None, description="PEM file of Vault's authority; default: the system's authorities."
     )
     vault_timeout_s: float = Field(default=5.0, gt=0, le=600, description="For one call of Vault.")
     vault_api_keys_path: str = Field(
-        default="secret/data/api-keys",
+        default=API_KEYS_PATH,
         pattern=r"^[A-Za-z0-9_\-]+/data(/[A-Za-z0-9_\-]+)+$",
         description="Below it, by its provider's name, stands each key, as field `api_key`.",
     )
@@ -114,19 +115,18 @@ class RunnerSettings(ServiceSettings):
             )
         return self
 
-    def vault(self) -> VaultAccess | None:
+    def vault(self) -> VaultPlace | None:
         """Where Vault is; None in an installation without credentials."""
         if self.vault_addr is None:
             return None
         assert self.vault_role_id_file is not None
         assert self.vault_secret_id_file is not None
-        return VaultAccess(
+        return VaultPlace(
             address=self.vault_addr,
             role_id_file=self.vault_role_id_file,
             secret_id_file=self.vault_secret_id_file,
             ca_file=self.vault_ca_file,
-            api_keys_path=self.vault_api_keys_path,
-            timeout_s=self.vault_timeout_s,
+            call_timeout_s=self.vault_timeout_s,
         )
 
     def retry_policy(self) -> RetryPolicy:

@@ -1,4 +1,7 @@
-"""What the vault-broker needs of Vault, and how Vault may fail. Each call is one act: a crash falls between two."""
+"""What the vault-broker needs of Vault. Each call is one act: a crash falls between two.
+
+How Vault may fail is said by `sluice_runtime.vault.faults`.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,9 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from sluice_runtime.vault.faults import TokenUnknown, VaultAway, VaultFault, VaultRefused
 
-class VaultFault(Exception):
-    """Base of what a call can raise; never with a token in it.
-
-    ```
-    VaultFault
-    ├── VaultAway      wait, and try again: it is away, sealed, slow, or has too much to do
-    ├── VaultRefused   have a person look, and try again: a right, a role or a key is missing
-    └── TokenUnknown   the token that was named is none, or none any more
-    ```
-    """
-
-
-class VaultAway(VaultFault):
-    """Vault can't answer now. Whether the act happened is unknown."""
-
-
-class VaultRefused(VaultFault):
-    """Vault answers, and refuses. The act did not happen."""
-
-
-class TokenUnknown(VaultFault):
-    """Vault does not know the token any more that the act is about, or is done with."""
+__all__ = ["Label", "Minted", "TokenUnknown", "Vault", "VaultAway", "VaultFault", "VaultRefused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +46,12 @@ class Vault(Protocol):
     Every method raises `VaultAway` and `VaultRefused`.
     """
 
-    def put_policy(self, pipeline_id: str) -> None:
-        """Makes the pipeline's own policy, or makes it anew."""
+    def entities(self) -> list[str]:
+        """The pipelines that have an entity, of whatever installation."""
         ...
 
-    def delete_policy(self, pipeline_id: str) -> None:
-        """Deletes the pipeline's own policy, if it is there."""
-        ...
-
-    def policies(self) -> list[str]:
-        """The pipelines that have a policy, of whatever installation."""
-        ...
-
-    def owns_policy(self, pipeline_id: str) -> bool:
-        """Whether this installation made the pipeline's policy; False also where there is none."""
+    def delete_entity(self, pipeline_id: str) -> None:
+        """Deletes a pipeline's entity, if it has one: no token of the pipeline can do anything from then on."""
         ...
 
     def log_in(self, label: Label) -> Minted:
@@ -84,15 +59,17 @@ class Vault(Protocol):
         ...
 
     def mint_root(self, login: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        """Makes the pipeline's own token, below its login.
+        """Makes the pipeline's own token, below its login; with it the pipeline's entity, if there is none.
 
         Raises:
             TokenUnknown: The login has ended.
         """
         ...
 
-    def mint_child(self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        """Makes an agent's token below another one, with a policy no wider.
+    def mint_child(
+        self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int, may_have_agents: bool
+    ) -> Minted:
+        """Makes an agent's token below another one, with its entity, and with no policy that it lacks.
 
         Raises:
             TokenUnknown: The parent has ended.

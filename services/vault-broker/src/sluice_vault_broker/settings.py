@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
 from sluice_runtime.settings import PREFIX, ServiceSettings
+from sluice_runtime.vault.client import VaultPlace
 from sluice_vault_broker.adapters.acts import Terms
-from sluice_vault_broker.adapters.connection import VaultPlace
 from sluice_vault_broker.domain.policy import BrokerPolicy
 
 _DEFAULTS, _TERMS = BrokerPolicy(), Terms()

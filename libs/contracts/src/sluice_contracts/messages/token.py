@@ -52,6 +52,7 @@ class TokenRequest(Message):
     attempt: Ordinal | None = None
     queue: Identifier | None = Field(default=None, description="Whose runners may open it.")
     parent_agent_id: Identifier | None = Field(default=None, description="None: a child of the pipeline's own.")
+    may_have_agents: bool = Field(default=False, description="Whether tokens of other agents may be below an agent's.")
 
 
 @message("token.revoke")

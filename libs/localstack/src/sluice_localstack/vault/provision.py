@@ -10,7 +10,7 @@ from sluice_localstack.errors import ProvisioningFailed
 from sluice_localstack.vault.connection import VaultClient
 from sluice_localstack.vault.credentials import VaultCredentials
 from sluice_localstack.vault.table import Mount, VaultTable
-from sluice_runtime.vault.names import TRANSIT_MOUNT
+from sluice_runtime.vault.names import TOKEN_ACCESSOR, TRANSIT_MOUNT
 
 State = Literal["created", "updated", "unchanged", "left"]
 
@@ -118,6 +118,8 @@ class Provisioning:
     # -- what is written
 
     def _policy(self, name: str, text: str) -> Change:
+        if TOKEN_ACCESSOR in text:
+            text = text.replace(TOKEN_ACCESSOR, self._mounted("sys/auth")["token/"]["accessor"])
         found = self._client.read(f"sys/policies/acl/{name}")
         same = found is not None and found["data"]["policy"] == text
         if not same:

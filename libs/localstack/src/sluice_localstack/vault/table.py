@@ -65,6 +65,7 @@ class VaultTable:
     """Everything a Vault shall hold, by name. Fields and values are those of Vault's API; durations in seconds.
 
     Attributes:
+        policies: Texts, in which `names.TOKEN_ACCESSOR` stands for what only the Vault itself knows.
         services: AppRole roles that have credentials files.
     """
 

@@ -1,13 +1,14 @@
 """The names in Vault that several services share, and the policies that are made of a template.
 
-The files beside this module are the one copy: `sluice vault apply` brings a Vault to them, vault-broker renders a
-pipeline's policy from `policies/pipeline-agent.hcl` at grant time. `deploy/vault` leads here.
+The files beside this module are the one copy: `sluice vault apply` brings a Vault to them. `deploy/vault` leads here.
 """
 
 from __future__ import annotations
 
 import re
 from importlib import resources
+
+from sluice_contracts.limits import IDENTIFIER_PATTERN
 
 KV_MOUNT, TRANSIT_MOUNT = "secret", "transit"
 BROKER, RUNNER, ORCHESTRATOR = "vault-broker", "agent-runner", "pipeline-orchestrator"
@@ -16,18 +17,25 @@ PIPELINE_TOKEN_ROLE = "sluice-pipeline"  # noqa: S105
 """The token role by which the orchestrator's login makes a pipeline's root token."""
 BROKER_KEY = "sluice-broker"
 """The transit key that vault-broker alone may use: it seals the tokens with which others are made."""
+TOKEN_ACCESSOR = "{token_accessor}"  # noqa: S105
+"""In a policy's text: the accessor of the mount `token/`, under which the aliases of pipelines stand."""
 API_KEY_FIELD = "api_key"
 """The member of a secret at `secret/api-keys/<provider>` that holds the provider's key."""
+PIPELINE_POLICY = "pipeline-agent"
+"""Of every token of every pipeline: which secrets it opens is said by the token's entity (V2)."""
 PARENT_POLICY = "sluice-parent"
 """What a token needs to have children. Theirs never go beyond its own: Vault refuses it."""
 
-_PIPELINE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PIPELINE_ID = re.compile(IDENTIFIER_PATTERN.replace("$", r"\Z"))
 _QUEUE = re.compile(r"[a-z0-9_](?:[a-z0-9_.\-]{0,126}[a-z0-9_])?")
 """Narrower than a topic's: Vault writes names of policies in lower case, and a key's does not end in '-' or '.'."""
 
 
 def policy_text(name: str) -> str:
-    """The text of a policy, or of a policy's template, as it stands in its file."""
+    """The text of a policy, or of a policy's template, as it stands in its file.
+
+    `TOKEN_ACCESSOR` in it stands for the accessor of the Vault's own mount `token/`, which each Vault makes for itself.
+    """
     return resources.files(__package__).joinpath("policies", f"{name}.hcl").read_text(encoding="utf-8")
 
 
@@ -54,28 +62,24 @@ def queue_policy(queue: str) -> str:
     return policy_text("queue").replace("{key}", queue_name(queue))
 
 
-def pipeline_policy_name(pipeline_id: str) -> str:
-    """The name of a pipeline's own policy.
+def pipeline_alias(pipeline_id: str) -> str:
+    """The name of a pipeline's alias in Vault, which is its folder below `secret/agents/` as well.
+
+    It is the id itself, but a capital is written as `~` and its small letter, since Vault takes aliases that differ in
+    case for one. No id has a `~`, so no two pipelines have one alias.
 
     Raises:
-        ValueError: That is no pipeline's id: in lower case, as every service writes it.
+        ValueError: That is no pipeline's id. In a path, `+` would be a pattern, and `/` another pipeline's folder.
     """
-    if not _PIPELINE_ID.fullmatch(pipeline_id):
-        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id; it is a UUID in lower case")
-    return f"sluice-pipeline-{pipeline_id}"
+    if not _PIPELINE_ID.match(pipeline_id):
+        raise ValueError(f"{pipeline_id[:80]!r} is no pipeline id: {IDENTIFIER_PATTERN}")
+    return re.sub("[A-Z]", lambda found: f"~{found[0].lower()}", pipeline_id)
 
 
-def pipeline_policy(pipeline_id: str) -> str:
-    """The text of a pipeline's own policy (V2).
-
-    One for each pipeline, because Vault keeps one alias for all logins of an AppRole role: a policy templated on the
-    alias's metadata would open to a pipeline what belongs to the one that logged in last.
-
-    Raises:
-        ValueError: As for `pipeline_policy_name`: what stands in a path is an id, and no pattern.
-    """
-    pipeline_policy_name(pipeline_id)
-    return policy_text("pipeline-agent").replace("{pipeline_id}", pipeline_id)
+def pipeline_of_alias(alias: str) -> str | None:
+    """The pipeline whose alias this is; None if it is no pipeline's."""
+    pipeline_id = re.sub("~[a-z]", lambda found: found[0][1].upper(), alias)
+    return pipeline_id if _PIPELINE_ID.match(pipeline_id) and pipeline_alias(pipeline_id) == alias else None
 
 
 def grant_context(pipeline_id: str, agent_id: str, attempt: int) -> str:

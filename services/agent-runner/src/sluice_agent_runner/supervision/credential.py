@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from sluice_agent_runner.domain.secret import Secret
-from sluice_agent_runner.ports import ModelRefused, NoKey, Time, TokenRevoked, VaultRefused, VaultUnavailable
+from sluice_agent_runner.ports import ModelRefused, NoKey, Time, TokenUnknown, VaultAway, VaultRefused
 from sluice_agent_runner.supervision.patience import PatientVault
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Credential:
             asleep: Whether the attempt waits for a person: it calls nobody then, and its token may be taken meanwhile.
 
         Raises:
-            TokenRevoked: Vault says that it does not.
+            TokenUnknown: Vault says that it does not.
             TokenExpired: Its time is over and Vault is away.
         """
         looked = False
@@ -121,10 +121,10 @@ class Credential:
                 left_s = await self._vault.look_up(self._alive())
             except VaultRefused as error:
                 if looked:  # it could before: a Vault that says no more than "permission denied" means this
-                    raise TokenRevoked(str(error)) from None
+                    raise TokenUnknown(str(error)) from None
                 log.warning("the life of an attempt's token is not watched: %s; let its policy read that path", error)
                 await asyncio.Event().wait()
-            except VaultUnavailable:
+            except VaultAway:
                 # The spawner hears of it too, and goes first: its word costs the task no retry.
                 if self._time.now_ms() >= self._expires_at_ms + interval_s * 1_000:
                     raise TokenExpired(
@@ -137,5 +137,5 @@ class Credential:
 
     def _alive(self) -> Secret:
         if self._token is None:
-            raise TokenRevoked("the attempt has ended")
+            raise TokenUnknown("the attempt has ended")
         return self._token

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sluice_agent_runner.domain.actions import Fail, failure
-from sluice_agent_runner.ports import TokenRevoked, UnusableInput, VaultUnavailable
+from sluice_agent_runner.ports import TokenUnknown, UnusableInput, VaultAway
 from sluice_agent_runner.supervision.credential import TokenExpired
 from sluice_agent_runner.supervision.granting import GrantRefused, VaultUnknown
 from sluice_agent_runner.supervision.transcripts import TranscriptBroken
@@ -13,7 +13,7 @@ from sluice_runtime.artifacts import ArtifactStoreUnavailable
 
 FAULTS: tuple[type[Exception], ...] = (
     UnusableInput, TranscriptBroken, ArtifactStoreUnavailable, OSError,
-    GrantRefused, VaultUnknown, VaultUnavailable, TokenRevoked, TokenExpired,
+    GrantRefused, VaultUnknown, VaultAway, TokenUnknown, TokenExpired,
 )  # fmt: skip
 
 _CODES: tuple[tuple[type[Exception], str, bool], ...] = (
@@ -21,9 +21,9 @@ _CODES: tuple[tuple[type[Exception], str, bool], ...] = (
     # Another attempt's grant is sealed by the same broker and opened by the same runners: it would be refused too.
     (GrantRefused, "grant_refused", False),
     (VaultUnknown, "vault_not_configured", False),
-    (VaultUnavailable, "vault_unavailable", True),
+    (VaultAway, "vault_unavailable", True),
     # Whoever revoked it decides whether the agent goes on: the next attempt gets a grant, or none.
-    (TokenRevoked, "credential_revoked", True),
+    (TokenUnknown, "credential_revoked", True),
     (TokenExpired, "credential_expired", True),
     (Exception, "store_unavailable", True),
 )

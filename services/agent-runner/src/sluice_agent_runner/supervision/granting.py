@@ -38,7 +38,7 @@ async def open_grant(
     Raises:
         GrantRefused: It is not this attempt's.
         VaultUnknown: This runner has no Vault.
-        VaultUnavailable: Vault was away too long.
+        VaultAway: Vault was away too long.
     """
     if services.vault is None:
         raise VaultUnknown("the attempt has a grant, and this runner no Vault to open it: set SLUICE_VAULT_ADDR")

@@ -8,7 +8,7 @@ from typing import TypeVar
 from sluice_agent_runner.domain.outage import Outage
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import Time, TokenRevoked, Vault, VaultError, VaultUnavailable
+from sluice_agent_runner.ports import Time, TokenUnknown, Vault, VaultAway, VaultFault
 
 LOOK_S = 0.5
 """How often who waits looks whether Vault is back."""
@@ -47,7 +47,7 @@ class PatientVault:
         """See `ports.Vault.look_up`. It is asked once, and not at all while another one waits for Vault."""
         wait_ms = self._outage.wait_ms(self._time.monotonic_ms())
         if wait_ms:
-            raise VaultUnavailable("Vault is away")
+            raise VaultAway("Vault is away")
         return await self._once("look_up", lambda: self._vault.look_up(token))
 
     async def _patiently(
@@ -63,11 +63,11 @@ class PatientVault:
             if not wait_ms:
                 try:
                     return await self._once(operation, call)
-                except VaultUnavailable as error:
+                except VaultAway as error:
                     why = str(error)
             left_ms = until_ms - self._time.now_ms()
             if left_ms <= 0:
-                raise VaultUnavailable(f"it was waited for as long as the attempt may: {why}")
+                raise VaultAway(f"it was waited for as long as the attempt may: {why}")
             if waiting is not None:
                 waiting()
                 waiting = None
@@ -78,14 +78,14 @@ class PatientVault:
         outcome = "ok"
         try:
             result = await call()
-        except VaultUnavailable as error:
+        except VaultAway as error:
             outcome = "unavailable"
             if not self._outage.away:
                 self._told(str(error))
             self._outage.failed(self._time.monotonic_ms())
             raise
-        except VaultError as error:
-            outcome = "revoked" if isinstance(error, TokenRevoked) else "refused"
+        except VaultFault as error:
+            outcome = "revoked" if isinstance(error, TokenUnknown) else "refused"
             self._back()
             raise
         else:

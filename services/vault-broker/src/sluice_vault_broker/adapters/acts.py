@@ -48,8 +48,6 @@ def act_for(vault: Vault, clock: Clock, terms: Terms, wanted: Wanted) -> Act:
 
 def _mint_root(vault: Vault, clock: Clock, terms: Terms, wanted: Wanted, entity: TokenEntity) -> Act:
     label = Label(wanted.tenant, wanted.pipeline_id, entity.number)
-    vault.put_policy(wanted.pipeline_id)
-    yield
     # Before: what we count must not last longer than what Vault counts.
     asked_at_ms = clock.now_ms()
     login = vault.log_in(label)
@@ -82,7 +80,13 @@ def _mint_child(
         yield
         asked_at_ms = clock.now_ms()
         max_ttl_s = max(1, min(terms.max_ttl_s, (parent.ends_at_ms - asked_at_ms) // 1_000))
-        minted = vault.mint_child(with_token, label, ttl_s=min(terms.ttl_s, max_ttl_s), max_ttl_s=max_ttl_s)
+        minted = vault.mint_child(
+            with_token,
+            label,
+            ttl_s=min(terms.ttl_s, max_ttl_s),
+            max_ttl_s=max_ttl_s,
+            may_have_agents=entity.may_have_agents,
+        )
         del with_token
         yield
     except TokenUnknown:
@@ -90,8 +94,10 @@ def _mint_child(
     context = grant_context(wanted.pipeline_id, entity.agent_id, entity.attempt)
     sealed = vault.seal(entity.queue, context, minted.token)
     yield
-    kept = vault.keep(wanted.pipeline_id, minted.token)
-    yield
+    kept = ""
+    if entity.may_have_agents:
+        kept = vault.keep(wanted.pipeline_id, minted.token)
+        yield
     return TokenMinted(
         agent_id=entity.agent_id,
         attempt=entity.attempt,
@@ -129,6 +135,6 @@ def _revoke(vault: Vault, pipeline_id: str, entity: RevocationEntity) -> Act:
     vault.revoke(entity.accessor)
     yield
     if entity.last:
-        vault.delete_policy(pipeline_id)
+        vault.delete_entity(pipeline_id)
         yield
     return TokenEnded(accessor=entity.accessor)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from sluice_runtime.deciding import Entity
-from sluice_vault_broker.domain.state import PipelineEntity, RevocationEntity, TokenEntity
+from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity, RevocationEntity, TokenEntity
 
 
 class Kind(IntEnum):
@@ -51,13 +51,14 @@ class Holdings:
         self._tenants: dict[str, str] = {}
         self._accessors: dict[str, str] = {}
         self._wanted: dict[Kind, dict[str, TokenEntity | RevocationEntity]] = {kind: {} for kind in Kind}
+        self._last: dict[str, set[str]] = defaultdict(set)
         self._restored: set[int] = set()
 
     # Told by the processor
 
     def observe(self, partition: int, key: str, entity: Entity | None) -> None:
         """Told of every change in the state, before it is durable."""
-        if isinstance(entity, TokenEntity | RevocationEntity | PipelineEntity) or entity is None:
+        if isinstance(entity, TokenEntity | RevocationEntity | PipelineEntity | FinishedPipeline) or entity is None:
             self._undurable[partition][key] = entity
 
     def durable(self, partition: int) -> None:
@@ -93,6 +94,8 @@ class Holdings:
             self._wanted[Kind.REVOKE][key] = entity
             for accessor in (entity.accessor, *entity.accessors):
                 self._accessors[accessor] = key
+            if entity.last:
+                self._last[key.partition("/")[0]].add(key)
 
     def _drop(self, key: str) -> None:
         self._partition_of.pop(key, None)
@@ -100,6 +103,7 @@ class Holdings:
             entity = wanted.pop(key, None)
             if isinstance(entity, RevocationEntity):
                 self._forget_accessors(key, entity.accessor, *entity.accessors)
+                self._forget_last(key)
         token = self._tokens.pop(key, None)
         if token is not None:
             self._forget_accessors(key, token.accessor, token.top or "")
@@ -112,10 +116,19 @@ class Holdings:
             if self._accessors.get(accessor) == key:
                 del self._accessors[accessor]
 
+    def _forget_last(self, key: str) -> None:
+        pipeline_id = key.partition("/")[0]
+        self._last[pipeline_id].discard(key)
+        if not self._last[pipeline_id]:
+            del self._last[pipeline_id]
+
     # Asked by the hands
 
     def wanted(self, kind: Kind) -> Iterator[Wanted]:
-        """What can be done now, the longest wanted first: a token whose parent lives, a renewal, a revocation."""
+        """What can be done now, the longest wanted first: a token whose parent lives, a renewal, a revocation.
+
+        A pipeline's own token waits until an earlier life of the pipeline's id is ended: with it goes the entity.
+        """
         for key, entity in self._wanted[kind].items():
             pipeline_id = key.partition("/")[0]
             parent = None
@@ -123,6 +136,8 @@ class Holdings:
                 parent = self._parent(pipeline_id, entity)
                 if parent is None:
                     continue
+            elif kind is Kind.MINT and pipeline_id in self._last:
+                continue
             tenant = entity.tenant if isinstance(entity, RevocationEntity) else self._tenants[pipeline_id]
             yield Wanted(kind, self._partition_of[key], pipeline_id, tenant, key, entity, parent)
 
@@ -138,7 +153,7 @@ class Holdings:
         own = None
         if entity.parent_agent_id is not None:
             own = self._tokens.get(f"{pipeline_id}/token/{entity.parent_agent_id}")
-        parent = own or self._tokens.get(f"{pipeline_id}/root")
+        parent = own if own is not None and own.is_parent else self._tokens.get(f"{pipeline_id}/root")
         return parent if parent is not None and parent.lives else None
 
     # Asked by the reconciler
@@ -165,9 +180,10 @@ class Holdings:
             if token.lives
         }
 
-    def uses_policy(self, pipeline_id: str) -> bool:
-        """Whether a pipeline has, or wants, or ends a token of its own: its policy must stay."""
-        return f"{pipeline_id}/root" in self._tokens
+    def has_no_token(self, pipeline_id: str) -> bool:
+        """Whether a pipeline is known, and has no token of its own, nor wants one: then it needs no entity."""
+        known = f"{pipeline_id}/pipeline" in self._partition_of or f"{pipeline_id}/finished" in self._partition_of
+        return known and f"{pipeline_id}/root" not in self._tokens
 
     @property
     def live_tokens(self) -> int:

@@ -9,15 +9,14 @@ from typing import Any
 from pydantic import SecretStr
 
 from sluice_runtime.vault import names
-from sluice_vault_broker.adapters.connection import Connection
+from sluice_runtime.vault.client import NO_TOKEN, Connection
+from sluice_runtime.vault.faults import NothingThere
 from sluice_vault_broker.ports import Label, Minted, TokenUnknown, VaultRefused
 
 WRAPPING_TTL = "60s"
 """A SecretID is fetched and used at once; between the two it is in a wrapping that opens once."""
 
-_INVALID_TOKEN = "invalid token"  # noqa: S105 - a part of what Vault says about a call with a token that has ended
-_POLICIES = "sys/policies/acl"
-_PREFIX = names.pipeline_policy_name("00000000-0000-0000-0000-000000000000")[:-36]
+_ENTITIES = "identity/entity/id"
 
 
 class HvacVault:
@@ -25,38 +24,40 @@ class HvacVault:
 
     Args:
         connection: As the broker.
-        installation: Written beside each token and policy: several installations may share a Vault.
+        installation: Written beside each token: several installations may share a Vault.
     """
 
     def __init__(self, connection: Connection, installation: str) -> None:
         self._connection = connection
         self._installation = installation
-        self._mark = f"# installation: {json.dumps(installation)}\n"
         self._role_id: str | None = None
+        self._accessor: str | None = None
 
-    # Policies
+    # Entities
 
-    def put_policy(self, pipeline_id: str) -> None:
-        """See `ports.Vault.put_policy`."""
-        body = {"policy": self._mark + names.pipeline_policy(pipeline_id)}
-        self._connection.ask("POST", f"{_POLICIES}/{names.pipeline_policy_name(pipeline_id)}", body)
-
-    def delete_policy(self, pipeline_id: str) -> None:
-        """See `ports.Vault.delete_policy`."""
-        self._connection.ask("DELETE", f"{_POLICIES}/{names.pipeline_policy_name(pipeline_id)}")
-
-    def policies(self) -> list[str]:
-        """See `ports.Vault.policies`."""
-        found = self._connection.ask("LIST", _POLICIES)["data"]["keys"]
-        return [name.removeprefix(_PREFIX) for name in found if name.startswith(_PREFIX)]
-
-    def owns_policy(self, pipeline_id: str) -> bool:
-        """See `ports.Vault.owns_policy`."""
+    def entities(self) -> list[str]:
+        """See `ports.Vault.entities`."""
         try:
-            found = self._connection.ask("GET", f"{_POLICIES}/{names.pipeline_policy_name(pipeline_id)}")
-        except VaultRefused:
-            return False  # deleted meanwhile
-        return str(found["data"]["policy"]).startswith(self._mark)
+            found = self._connection.ask("LIST", _ENTITIES)["data"]["key_info"]
+        except NothingThere:
+            return []
+        aliases = [alias for row in found.values() for alias in row.get("aliases") or ()]
+        at_token = [alias for alias in aliases if alias["mount_type"] == "token"]  # a Vault has one such mount
+        if at_token:
+            self._accessor = at_token[0]["mount_accessor"]
+        pipelines = (names.pipeline_of_alias(alias["name"]) for alias in at_token)
+        return [pipeline_id for pipeline_id in pipelines if pipeline_id is not None]
+
+    def delete_entity(self, pipeline_id: str) -> None:
+        """See `ports.Vault.delete_entity`: by the name that Vault gave it, since the right to do so is narrower."""
+        if self._accessor is None:
+            self.entities()
+        if self._accessor is None:
+            return  # no pipeline has one
+        body = {"alias_name": names.pipeline_alias(pipeline_id), "alias_mount_accessor": self._accessor}
+        found = self._connection.ask("POST", "identity/lookup/entity", body)
+        if found:
+            self._connection.ask("DELETE", f"identity/entity/name/{found['data']['name']}")
 
     # Tokens
 
@@ -71,23 +72,28 @@ class HvacVault:
         opened = self._connection.ask_with(wrapping, "POST", "sys/wrapping/unwrap")
         body = {"role_id": self._role_id, "secret_id": opened["data"]["secret_id"]}
         try:
-            return _minted(self._connection.ask_with(SecretStr(""), "POST", "auth/approle/login", body))
+            return _minted(self._connection.ask_with(NO_TOKEN, "POST", "auth/approle/login", body))
         except VaultRefused:
             self._role_id = None  # the role may have been made anew
             raise
 
     def mint_root(self, login: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        """See `ports.Vault.mint_root`."""
-        path = f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}"
-        return self._create(path, login, label, ttl_s=ttl_s, max_ttl_s=max_ttl_s)
+        """See `ports.Vault.mint_root`: Vault makes the entity for an alias that is new."""
+        body = self._body(label, ttl_s, max_ttl_s, parent=True) | {
+            "entity_alias": names.pipeline_alias(label.pipeline_id)
+        }
+        return _minted(self._connection.ask_with(login, "POST", f"auth/token/create/{names.PIPELINE_TOKEN_ROLE}", body))
 
-    def mint_child(self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
+    def mint_child(
+        self, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int, may_have_agents: bool
+    ) -> Minted:
         """See `ports.Vault.mint_child`."""
-        return self._create("auth/token/create", parent, label, ttl_s=ttl_s, max_ttl_s=max_ttl_s)
+        body = self._body(label, ttl_s, max_ttl_s, parent=may_have_agents)
+        return _minted(self._connection.ask_with(parent, "POST", "auth/token/create", body))
 
-    def _create(self, path: str, parent: SecretStr, label: Label, *, ttl_s: int, max_ttl_s: int) -> Minted:
-        body = {
-            "policies": [names.pipeline_policy_name(label.pipeline_id), names.PARENT_POLICY],
+    def _body(self, label: Label, ttl_s: int, max_ttl_s: int, *, parent: bool) -> dict[str, Any]:
+        return {
+            "policies": [names.PIPELINE_POLICY, *([names.PARENT_POLICY] if parent else [])],
             "no_default_policy": True,
             "meta": self._metadata(label),
             "display_name": "sluice",
@@ -96,12 +102,6 @@ class HvacVault:
             "renewable": True,
             "type": "service",
         }
-        try:
-            return _minted(self._connection.ask_with(parent, "POST", path, body))
-        except VaultRefused as refused:
-            if _INVALID_TOKEN not in str(refused):
-                raise
-            raise TokenUnknown(f"what a token was to be made with has ended: {refused}") from None
 
     def keep(self, pipeline_id: str, token: SecretStr) -> str:
         """See `ports.Vault.keep`."""

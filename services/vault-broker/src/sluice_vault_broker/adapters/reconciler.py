@@ -67,7 +67,6 @@ class Reconciler:
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
         self._labels: dict[str, Label | None] = {}
-        self._owned_policies: dict[str, bool] = {}
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
@@ -120,11 +119,12 @@ class Reconciler:
             VaultFault: A call failed otherwise than expected; the round is given up.
         """
         before = self._holdings.living()  # what lived before Vault was asked, and is not there, is gone
+        entities: list[str] = yield self._vault.entities
         accessors = set((yield self._vault.accessors))
         yield from self._look_up(accessors)
         self._tell_orphans()
-        self._tell_gone(before, accessors)
-        yield from self._sweep_policies()
+        self._tell_gone(before, accessors, set(entities))
+        yield from self._sweep_entities(entities)
 
     def _look_up(self, accessors: set[str]) -> Calls:
         """Asks whose the tokens are that nobody knows, each once.
@@ -161,34 +161,35 @@ class Reconciler:
             self._metrics.counter(ORPHANS_FOUND).inc()
             self._inject(number, [injected(label.pipeline_id, label.tenant, found, self._clock.now_ms())])
 
-    def _tell_gone(self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str]) -> None:
+    def _tell_gone(
+        self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str], with_entity: set[str]
+    ) -> None:
+        """Tells of tokens that Vault has lost, and of a pipeline's own without its entity, which Vault refuses."""
         for number, pipeline_id, token in before.values():
-            if {token.accessor, token.ended_by} <= accessors or not self._holdings.knows(token.accessor):
+            there = {token.accessor, token.ended_by} <= accessors
+            if there and (token.agent_id is not None or pipeline_id in with_entity):
                 continue
-            log.warning("pipeline %s has lost a token: Vault does not know %s", pipeline_id, token.accessor)
+            if not self._holdings.knows(token.accessor):
+                continue
+            log.warning("pipeline %s has lost a token, or its entity: %s", pipeline_id, token.accessor)
             gone = TokenGone(agent_id=token.agent_id, accessor=token.accessor)
             self._inject(number, [injected(pipeline_id, "", gone, self._clock.now_ms())])
 
-    def _sweep_policies(self) -> Calls:
-        """Deletes the policies of pipelines that have no token any more; makes those anew that living ones lack."""
-        before = {pipeline_id for _, pipeline_id, token in self._holdings.living().values() if token.agent_id is None}
-        present: set[str] = set((yield self._vault.policies))
-        self._owned_policies = {one: ours for one, ours in self._owned_policies.items() if one in present}
-        for pipeline_id in sorted(before - present):
-            if self._holdings.uses_policy(pipeline_id):
-                yield partial(self._vault.put_policy, pipeline_id)
-        for pipeline_id in sorted(present):
-            if not self._unused(pipeline_id):
-                continue
-            if pipeline_id not in self._owned_policies:
-                self._owned_policies[pipeline_id] = yield partial(self._vault.owns_policy, pipeline_id)
-            if self._owned_policies[pipeline_id] and self._unused(pipeline_id):
-                self._schedule.hold(pipeline_id)  # a token that is wanted now waits, and its policy is made then
-                try:
-                    yield partial(self._vault.delete_policy, pipeline_id)
-                finally:
-                    self._schedule.release(pipeline_id)
+    def _sweep_entities(self, entities: list[str]) -> Calls:
+        """Deletes the entities of pipelines that we know to have no token any more.
 
-    def _unused(self, pipeline_id: str) -> bool:
+        One of which nothing is known may be another installation's, which has none for it just now.
+        """
+        for pipeline_id in entities:
+            if not self._left(pipeline_id):
+                continue
+            log.info("pipeline %s has left its entity behind", pipeline_id)
+            self._schedule.hold(pipeline_id)  # a token that is wanted now waits, and Vault makes the entity anew
+            try:
+                yield partial(self._vault.delete_entity, pipeline_id)
+            finally:
+                self._schedule.release(pipeline_id)
+
+    def _left(self, pipeline_id: str) -> bool:
         number = self._partition_of(pipeline_id)
-        return number is not None and self._holdings.owns(number) and not self._holdings.uses_policy(pipeline_id)
+        return number is not None and self._holdings.owns(number) and self._holdings.has_no_token(pipeline_id)

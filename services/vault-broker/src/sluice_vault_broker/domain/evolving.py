@@ -152,6 +152,7 @@ def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPo
         parent_agent_id=message.parent_agent_id,
         traceparent=fact.traceparent,
         implied=message.implied,
+        may_have_agents=message.may_have_agents,
     )
     view.put_token(message.agent_id, entity)
     view.delete_timer(RETENTION_TIMER)

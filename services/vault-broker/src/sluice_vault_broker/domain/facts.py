@@ -30,7 +30,7 @@ class TokenMinted(Message):
     accessor: str
     top: str | None = None
     parent_accessor: str | None = None
-    kept: str
+    kept: str = ""
     sealed: str | None = None
     policies: tuple[str, ...] = ()
     minted_at_ms: int
@@ -100,6 +100,7 @@ class TokenWanted(Message):
     parent_agent_id: str | None = None
     request_id: str
     implied: bool = False
+    may_have_agents: bool = False
 
 
 class RootAsked(Message):

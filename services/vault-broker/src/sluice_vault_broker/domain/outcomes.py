@@ -170,6 +170,7 @@ def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:
             queue=token.queue,
             parent_agent_id=token.parent_agent_id,
             request_id=token.request_id,
+            may_have_agents=token.may_have_agents,
         )
     )
 
@@ -184,6 +185,6 @@ def _revoke_stray(builder: DecisionBuilder, accessor: str, agent_id: str | None,
     builder.accept(
         RevocationWanted(
             accessor=accessor, accessors=(accessor,), tenant=builder.tenant, reason=reason, agent_id=agent_id,
-            attempt=attempt,
+            attempt=attempt, last=builder.view.find_token(None) is None,
         )
     )  # fmt: skip

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-PIPELINE_ID_PATTERN = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-"""Ids of pipelines that may have credentials. They stand in paths of policies, where a pattern would be one, and in
-names of policies, which Vault writes in lower case."""
-
 AGENTS_PER_PIPELINE_MAX_COUNT = 1_000
 """Agents of one pipeline with a token at once: as many tasks has the largest plan. Their ids stand in one entity, which
 is written again whenever one comes or goes."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from sluice_contracts.messages.token import TokenRenew, TokenRequest
 from sluice_vault_broker.domain import revoking
 from sluice_vault_broker.domain.building import DecisionBuilder
 from sluice_vault_broker.domain.facts import PipelineForgotten, PipelineOpened, RenewalWanted, RootAsked, TokenWanted
-from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, PIPELINE_ID_PATTERN
+from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT
 from sluice_vault_broker.domain.revoking import CLOSED_CODE, SUPERSEDED_CODE
 
 
@@ -37,10 +35,6 @@ def renew(builder: DecisionBuilder, message: TokenRenew) -> None:
 def _open(builder: DecisionBuilder, message: TokenRequest) -> bool:
     """Whether the pipeline may have credentials."""
     view = builder.view
-    if not re.fullmatch(PIPELINE_ID_PATTERN, builder.pipeline_id):
-        detail = f"{builder.pipeline_id!r} can't have a policy in Vault; a pipeline's id is a UUID in lower case"
-        _deny(builder, message, "bad_pipeline_id", detail)
-        return False
     finished = view.find_finished()
     if finished is not None:
         sequence = builder.spawner_sequence
@@ -91,6 +85,12 @@ def _lawful(builder: DecisionBuilder, message: TokenRequest) -> bool:
             detail = f"the credential of attempt {attempt} was ended; ask for the next attempt's"
             _deny(builder, message, CLOSED_CODE, detail)
             return False
+    above = _parent(builder, message)
+    parent = None if above is None else view.find_token(above)
+    if parent is not None and not parent.is_parent:
+        detail = f"agent {above} may have no agents; ask for its next attempt's token with may_have_agents"
+        _deny(builder, message, "not_a_parent", detail)
+        return False
     if agent_id not in view.agents() and len(view.agents()) >= AGENTS_PER_PIPELINE_MAX_COUNT:
         detail = f"{AGENTS_PER_PIPELINE_MAX_COUNT} agents of the pipeline have a credential; wait until one ends"
         _deny(builder, message, "too_many_credentials", detail)
@@ -115,6 +115,7 @@ def _want(builder: DecisionBuilder, message: TokenRequest) -> None:
             queue=message.queue,
             parent_agent_id=_parent(builder, message),
             request_id=builder.cause.id,
+            may_have_agents=message.may_have_agents,
         )
     )
 

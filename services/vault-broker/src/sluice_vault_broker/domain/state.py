@@ -74,7 +74,8 @@ class TokenEntity(Entity, frozen=True, tag="token"):
         parent_agent_id: Whose token it was to be below; the pipeline's own where that agent has none.
         accessor: Vault's name of it.
         parent_accessor: Of the token that it was made with; None for the root.
-        kept: The token, sealed by the key that only the broker may use: children are made with it.
+        kept: The token, sealed by the key that only the broker may use: children are made with it. Empty where it may
+            have none.
         renewed_at_ms: When it was granted or last renewed.
         expires_at_ms: When it ends unless it is renewed.
         ends_at_ms: When it ends in any case.
@@ -82,6 +83,7 @@ class TokenEntity(Entity, frozen=True, tag="token"):
         top: The accessor of the login below which Vault made it: with that one it is ended, and all below it. None for
             an agent's.
         implied: Nobody asked for it by itself, so nobody is told if it never comes: a root for the token below it.
+        may_have_agents: Whether an agent's may have others below it. The pipeline's own may in any case.
     """
 
     number: int
@@ -101,6 +103,7 @@ class TokenEntity(Entity, frozen=True, tag="token"):
     renewing_since_ms: int | None = None
     implied: bool = False
     top: str | None = None
+    may_have_agents: bool = False
 
     @property
     def lives(self) -> bool:
@@ -111,6 +114,11 @@ class TokenEntity(Entity, frozen=True, tag="token"):
     def ended_by(self) -> str:
         """The accessor with which it ends."""
         return self.top or self.accessor
+
+    @property
+    def is_parent(self) -> bool:
+        """Whether tokens may be made below it."""
+        return self.agent_id is None or self.may_have_agents
 
 
 class RevocationEntity(Entity, frozen=True, tag="revocation"):
@@ -123,7 +131,7 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
         decided_at_ms: When it was decided.
         cause_id: The command, the alert or whatever else caused it.
         agent_id: Whose it was; None: the pipeline's own, and so all.
-        last: Whether the pipeline gets no token any more: its policy goes, too.
+        last: Whether the pipeline is left without a token of its own: its entity goes, too.
     """
 
     accessor: str

@@ -135,7 +135,7 @@ class View:
         if token.agent_id is None:
             return None
         parent = None if token.parent_agent_id is None else self.find_token(token.parent_agent_id)
-        return parent or self.find_token(None)
+        return parent if parent is not None and parent.is_parent else self.find_token(None)
 
     def find_revocation(self, accessor: str) -> RevocationEntity | None:
         """A token that must end."""

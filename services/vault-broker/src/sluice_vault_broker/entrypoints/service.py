@@ -11,7 +11,7 @@ from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
 from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import PARTITIONS_OWNED, Metrics
-from sluice_vault_broker.adapters.connection import Connection
+from sluice_runtime.vault.client import Connection
 from sluice_vault_broker.adapters.hvac_vault import HvacVault
 from sluice_vault_broker.bootstrap import SERVICE, VaultBroker
 from sluice_vault_broker.settings import BrokerSettings

@@ -1,12 +1,12 @@
-# Template of a pipeline's own policy (V2), for the pipeline's root token and its agents' tokens. vault-broker renders it
-# as sluice-pipeline-<id> when it makes the pipeline's first token.
+# Of every token of every pipeline (V2): the pipeline's root token and its agents'. Which pipeline it is, is said by the
+# token's entity: one for each pipeline, with one alias at the mount token/, named by the pipeline (names.pipeline_alias).
 path "secret/data/api-keys/*" {
   capabilities = ["read"]
 }
 path "secret/data/services/*" {
   capabilities = ["read"]
 }
-path "secret/data/agents/{pipeline_id}/*" {
+path "secret/data/agents/{{identity.entity.aliases.{token_accessor}.name}}/*" {
   capabilities = ["create", "read", "update"]
 }
 # Whether it still lives: a runner asks now and then, so that a revoked agent stops.

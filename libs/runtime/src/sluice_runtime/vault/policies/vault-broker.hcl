@@ -10,12 +10,20 @@ path "auth/approle/role/pipeline-orchestrator/secret-id" {
   max_wrapping_ttl = "120s"
 }
 
-# The pipelines' own policies. Vault can't limit what a policy says: see docs/decisions/0007-tokens-in-vault.md.
-path "sys/policies/acl/sluice-pipeline-*" {
-  capabilities = ["create", "read", "update", "delete"]
-}
-path "sys/policies/acl" {
+# What pipelines leave behind: entities, which Vault makes by itself, and names entity_<8 digits>. No right to write one:
+# whoever may write entities or aliases can give a token the policies of somebody else's.
+path "identity/entity/id" {
   capabilities = ["list"]
+}
+path "identity/lookup/entity" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "alias_name"           = []
+    "alias_mount_accessor" = ["{token_accessor}"]
+  }
+}
+path "identity/entity/name/entity_*" {
+  capabilities = ["delete"]
 }
 
 # Tokens by their accessors: no token is needed to end or renew one.
