@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sluice_client.installation import save
+from sluice_client.wiring import installation_of
 from sluice_contracts import ids
 from sluice_contracts.messages.agent import AgentGrantOpened, AgentTurnFinished
 from sluice_contracts.messages.alert import AlertRaised
@@ -107,6 +109,7 @@ def there(tmp_path_factory: pytest.TempPathFactory, visible: str) -> Iterator[In
             "vault-broker": {"SLUICE_LOG_LEVEL": "DEBUG", "SLUICE_RENEWAL_INTERVAL_S": "1"},
         }  # fmt: skip
         with Installation(directory, settings) as running:
+            save(installation_of(running.settings, running.stack), directory)  # for the command
             yield running
 
 
@@ -115,7 +118,8 @@ def plant(there: Installation) -> dict[str, str]:
     vault = there.stack.vault
     assert isinstance(vault, VaultServer)
     planted = {name: f"{name}+{secrets.token_urlsafe(30)}/=" for name in ("model-key", "service", "agent")}
-    Sluice(there.directory).ok("vault", "put-key", "openai", "--json", input=planted["model-key"])
+    ran = Sluice(there.directory)("vault", "put-key", "openai", "--json", input=planted["model-key"])
+    assert ran.code == 0, ran
     for path, name in (("services/billing", "service"), (f"agents/{ids.pipeline_id(TENANT, FIRST)}/notes", "agent")):
         vault.admin().write(f"{names.KV_MOUNT}/data/{path}", {"data": {"value": planted[name]}})
     keys = vault.keys.needed()

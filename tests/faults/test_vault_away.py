@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
 from sluice_contracts.messages.pipeline import PipelineCompleted, PipelineFailed, PipelineSpawned, TaskRetried
 from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRevoked
+from tests.faults.verifying import WORK
 from tests.gate import EVENTS, SETTINGS, Gate
 from tests.installation import QUEUE
-from tests.vault_proxy import FAULTS
+from tests.vault_proxy import FAULTS, Call, Fault
 
 AWAY_S = 2.0
+LOST_OF_EACH = 3
 SAID, TASKS = f"agent.events.{QUEUE}", f"agent.tasks.{QUEUE}"
 
 GOES_ON = """
@@ -88,6 +92,32 @@ def test_without_vault_nothing_starts_what_runs_goes_on_and_afterwards_all_is_do
     gate.settle()
 
 
+LEAVES = ("killed", "sealed")
+TIMES = 5
+
+
+@pytest.mark.covers("V6", "V8")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", LEAVES)
+def test_vault_leaves_at_random_moments_and_comes_back(gate: Gate, how: str) -> None:
+    leave_at_random(gate, how, f"test-{how}", TIMES)
+    gate.settle()
+
+
+def leave_at_random(gate: Gate, how: str, seed: str, times: int) -> None:
+    """Keeps pipelines coming, revokes some by hand, and has Vault leave so often, for a moment or longer."""
+    rng, model = random.Random(seed), gate.scenario("work", WORK)
+    for _ in range(times):
+        gate.spawn(model, tasks=2)
+        pipeline = gate.spawn(model)
+        time.sleep(rng.uniform(0, 1.0))
+        if rng.random() < 0.3:
+            gate.revoke(pipeline)
+        with failing(gate, how):
+            gate.spawn(model)
+            time.sleep(rng.choice([0, rng.uniform(0, 2.0)]))
+
+
 @pytest.mark.covers("V4", "V8")
 @pytest.mark.parametrize("how", ["429", "503", "answer lost", "slow"])
 def test_a_runner_that_cannot_open_its_grant_waits_and_then_works(gate: Gate, how: str) -> None:
@@ -111,31 +141,26 @@ def test_a_runner_that_cannot_open_its_grant_waits_and_then_works(gate: Gate, ho
 @pytest.mark.covers("V6", "V8")
 def test_answers_that_are_lost_after_a_mint_leave_no_token(gate: Gate) -> None:
     """Each is made in Vault, and nobody hears of it: the broker makes another, and ends the first."""
-    lost: list[str] = []
+    lost: Counter[str] = Counter()
 
-    def rule(path: str) -> bool:
-        if path.startswith("auth/token/create") and len(lost) < 5:
-            lost.append(path)
-            return True
-        return False
+    def rule(call: Call) -> Fault | None:
+        if not call.path.startswith("auth/token/create") or lost[call.path] == LOST_OF_EACH:
+            return None
+        lost[call.path] += 1
+        return FAULTS["answer lost"]
 
-    gate.broker_vault.fail(lambda call: FAULTS["answer lost"] if rule(call.path) else None)
+    gate.broker_vault.fail(rule)
     pipelines = [gate.spawn(gate.scenario("goes-on", GOES_ON)) for _ in range(3)]
     for pipeline in pipelines:
         gate.await_event(pipeline, AgentTurnFinished, topic=SAID)
-    assert len(lost) == 5
+    assert list(lost.values()) == [LOST_OF_EACH] * 2, "the pipelines' own, and the agents'"
     known = {one.data.accessor for pipeline in pipelines for one in gate.events(pipeline, TokenGranted, EVENTS)}
-    # What a login above them all may still hold is no agent's: only whoever has a task's label counts.
     gate.none_left(lambda: unknown(gate, known), "in Vault, and nobody was told of them")
-    orphans = [
-        accessor
-        for pipeline in pipelines
-        for one in gate.events(pipeline, TokenRevoked, EVENTS)
-        if one.data.reason == "orphaned"
-        for accessor in one.data.accessors
+    assert known <= gate.tokens().keys(), "those that somebody has live on"
+    orphaned = [
+        gate.await_event(pipeline, TokenRevoked, lambda one: one.reason == "orphaned", EVENTS) for pipeline in pipelines
     ]
-    assert len(orphans) >= len(lost)
-    assert not known & set(orphans)
+    assert known.isdisjoint(accessor for one in orphaned for accessor in one.data.accessors)
     gate.settle()
 
 
