@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import threading
 from collections import defaultdict
@@ -34,11 +35,14 @@ from sluice_runtime.vault import names
 from tests.e2e.canaries import everywhere, sealed_tokens
 from tests.e2e.test_breach import FAILS, tell
 from tests.installation import QUEUE, TENANT, Installation
-from tests.integration.agent_runner.model_server import Connection, model_server
+from tests.integration.agent_runner.model_server import Connection, ModelServer, model_server
 from tests.integration.client.sluice import Sluice
 from tests.searching import Search
 
 SAID = f"agent.events.{QUEUE}"
+LIKE_A_TOKEN = re.compile(rb"hv[sbr]\.[A-Za-z0-9_-]{24,}")
+"""So the services' own logins are looked for, which nobody can open, and what SecretIDs are handed over in."""
+
 FIRST = "canaries"
 """The first pipeline's dedupe key, so that its id is known before it runs."""
 
@@ -67,14 +71,14 @@ async def echoing(connection: Connection) -> None:
 
 
 @contextmanager
-def endpoint() -> Iterator[str]:
+def endpoint() -> Iterator[ModelServer]:
     """The model's endpoint, in a thread of its own."""
     loop, started, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    urls: list[str] = []
+    servers: list[ModelServer] = []
 
     async def serve() -> None:
         async with model_server(echoing) as server:
-            urls.append(server.base_url)
+            servers.append(server)
             started.set()
             await done.wait()
 
@@ -82,7 +86,7 @@ def endpoint() -> Iterator[str]:
     thread.start()
     assert started.wait(30)
     try:
-        yield urls[0]
+        yield servers[0]
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join(30)
@@ -96,21 +100,26 @@ def visible() -> str:
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, visible: str) -> Iterator[Installation]:
+def models() -> Iterator[ModelServer]:
+    with endpoint() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, visible: str, models: ModelServer) -> Iterator[Installation]:
     directory: Path = tmp_path_factory.mktemp("canaries")
-    with endpoint() as url:
-        settings = {
-            "agent-runner": {
-                "SLUICE_MODEL_PROVIDER": "openai", "SLUICE_MODEL_BASE_URL": url, "SLUICE_LOG_LEVEL": "DEBUG",
-                "SLUICE_MODEL_BACKOFF_MIN_S": "0.01", "SLUICE_MODEL_BACKOFF_MAX_S": "0.05",
-                "SLUICE_MODEL_RETRIES_MAX_COUNT": "1", "SLUICE_MODEL_BREAKER_FAILURES_COUNT": "10000",
-                "SLUICE_VAULT_LOOK_UP_INTERVAL_S": "1", "SLUICE_INSTANCE_ID": visible,
-            },
-            "vault-broker": {"SLUICE_LOG_LEVEL": "DEBUG", "SLUICE_RENEWAL_INTERVAL_S": "1"},
-        }  # fmt: skip
-        with Installation(directory, settings) as running:
-            save(installation_of(running.settings, running.stack), directory)  # for the command
-            yield running
+    settings = {
+        "agent-runner": {
+            "SLUICE_MODEL_PROVIDER": "openai", "SLUICE_MODEL_BASE_URL": models.base_url, "SLUICE_LOG_LEVEL": "DEBUG",
+            "SLUICE_MODEL_BACKOFF_MIN_S": "0.01", "SLUICE_MODEL_BACKOFF_MAX_S": "0.05",
+            "SLUICE_MODEL_RETRIES_MAX_COUNT": "1", "SLUICE_MODEL_BREAKER_FAILURES_COUNT": "10000",
+            "SLUICE_VAULT_LOOK_UP_INTERVAL_S": "1", "SLUICE_INSTANCE_ID": visible,
+        },
+        "vault-broker": {"SLUICE_LOG_LEVEL": "DEBUG", "SLUICE_RENEWAL_INTERVAL_S": "1"},
+    }  # fmt: skip
+    with Installation(directory, settings) as running:
+        save(installation_of(running.settings, running.stack), directory)  # for the command
+        yield running
 
 
 def plant(there: Installation) -> dict[str, str]:
@@ -174,9 +183,11 @@ def run_all(there: Installation, visible: str) -> list[str]:
 
 @pytest.mark.covers("V4", "V7", "O1", "O5", "W3")
 @pytest.mark.timeout(600)
-def test_no_secret_stands_anywhere(there: Installation, visible: str) -> None:
+def test_no_secret_stands_anywhere(there: Installation, models: ModelServer, visible: str) -> None:
     planted = plant(there)
     pipelines = run_all(there, visible)
+    asked_with = {request.headers["authorization"] for request in models.requests}
+    assert asked_with == {f"Bearer {planted['model-key']}"}, "the models were told the key, and told it"
     end = f"SELECT count() AS n FROM log WHERE type = 'pipeline.completed' AND pipeline_id = '{pipelines[-1]}'"
     there.until(lambda: there.sql(end)[0]["n"], what="all of it is in the log")
     tokens = sealed_tokens(there)
@@ -195,6 +206,8 @@ def test_no_secret_stands_anywhere(there: Installation, visible: str) -> None:
     for place in everywhere(there, pipelines):
         for name in search(place.body):
             found[f"{place.kind} {place.name}"].add(name)
+        if LIKE_A_TOKEN.search(place.body):
+            found[f"{place.kind} {place.name}"].add("what looks like a token of Vault")
         seen[place.kind] += bool(word(place.body))
         audited |= place.name == "vault/audit.log" and b"hmac-sha256:" in place.body
     assert found == {}
@@ -208,11 +221,12 @@ def test_the_search_finds_what_is_planted_on_purpose(there: Installation) -> Non
     """Vault's own secrets, where they do stand: in the files whose purpose that is."""
     planted = plant(there)
     body = (there.directory / "vault" / "keys.json").read_bytes()
-    assert Search(planted)(body) == {"unseal key", "root token"}
+    search = Search(planted)
+    assert search(body) == {"unseal key", "root token"}
     leaked = there.directory / "logs" / "leaked.log"
     leaked.write_text(f"x-vault-token: {planted['root token']}")
     try:
-        hits = {place.name for place in everywhere(there, []) if Search(planted)(place.body)}
+        hits = {place.name for place in everywhere(there, []) if search(place.body)}
     finally:
         leaked.unlink()
     assert hits == {"logs/leaked.log"}
