@@ -120,7 +120,7 @@ class Gate(Installation):
     # What Vault has
 
     def tokens(self) -> dict[str, dict[str, Any]]:
-        """All that are a pipeline's, by accessor."""
+        """All that are a pipeline's, by accessor; while none is made: Vault forgets one that is looked up meanwhile."""
         admin, found = self.vault.admin(), {}
         for accessor in admin.list("auth/token/accessors"):
             try:
