@@ -22,7 +22,6 @@ from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenGranted, Toke
 from sluice_runtime.broker import TopicPartition
 from sluice_spawner.domain.policy import SpawnerPolicy
 from sluice_vault_broker.adapters.acts import Terms
-from sluice_vault_broker.adapters.reconciler import SETTLED_MS
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.handlers import BrokerDecider
 from sluice_vault_broker.ports import VaultAway
@@ -199,11 +198,9 @@ class GateWorld(spine.World):
         for _ in range(3):
             self._until_idle()
             for broker in self.brokers:
-                for _ in range(3):  # what is left of a round that was under way, and two whole ones
+                for _ in range(2):  # what is left of a round that was under way, and a whole one
                     while not broker.reconcile():
                         pass
-                    for clock in (self.clock, self._vault_clock):
-                        clock.advance(SETTLED_MS)
         self._until_idle()
 
     def _until_idle(self) -> None:

@@ -21,7 +21,6 @@ from sluice_contracts.messages.token import TokenRenew, TokenRequest, TokenRevok
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.memory import MemoryLog
 from sluice_vault_broker.adapters.acts import Terms
-from sluice_vault_broker.adapters.reconciler import SETTLED_MS
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.handlers import BrokerDecider
 from sluice_vault_broker.ports import Label, VaultAway, VaultRefused
@@ -308,9 +307,6 @@ class VaultWorld:
             self._until(lambda: self._idle())
             for broker in self.brokers:
                 self._until(broker.reconcile)  # what is left of a round that was under way
-                self._until(broker.reconcile)
-                for clock in (self.clock, self._vault_clock):
-                    clock.advance(SETTLED_MS)
                 self._until(broker.reconcile)
             self._until(lambda: self._idle())
 

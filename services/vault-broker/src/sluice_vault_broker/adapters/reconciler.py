@@ -44,6 +44,7 @@ class Reconciler:
         ready: Whether an input would reach a partition.
         partition_of: The partition of a pipeline; None while that is not known.
         lookups_per_s: How fast unknown accessors are looked up; each only once.
+        settled_ms: How long one must have been listed and unknown before; 0 only with a Vault in memory.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Reconciler:
         partition_of: Callable[[str], int | None],
         interval_s: float = 60.0,
         lookups_per_s: int = 200,
+        settled_ms: int = SETTLED_MS,
     ) -> None:
         self._vault = vault
         self._clock = clock
@@ -71,13 +73,15 @@ class Reconciler:
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
         self._labels: dict[str, Label | None] = {}
+        self._settled_ms = settled_ms
         self._unknown_since_ms: dict[str, int] = {}
         self._owned_policies: dict[str, bool] = {}
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
-        """A partition came to us: look at once."""
+        """A partition came to us: look at once. What was unknown so far may be known to its state."""
         self._new.add(partition)
+        self._unknown_since_ms.clear()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Looks at every take-over and at every interval, until stopped."""
@@ -92,7 +96,7 @@ class Reconciler:
             try:
                 await self._drive(stop)
                 # What the last owner left behind is known to be settled at the second look.
-                next_s = loop.time() + (min(self._interval_s, SETTLED_MS / 1_000) if new else self._interval_s)
+                next_s = loop.time() + (min(self._interval_s, self._settled_ms / 1_000) if new else self._interval_s)
             except VaultFault as fault:
                 log.warning("what Vault holds could not be looked through: %s: %s", type(fault).__name__, fault)
                 self._new |= new
@@ -142,7 +146,7 @@ class Reconciler:
 
     def _settled(self, accessor: str) -> bool:
         since_ms = self._unknown_since_ms.get(accessor)
-        return since_ms is not None and self._clock.now_ms() - since_ms >= SETTLED_MS
+        return since_ms is not None and self._clock.now_ms() - since_ms >= self._settled_ms
 
     def _look_up(self, accessors: set[str]) -> Calls:
         """Asks whose the tokens are that nobody knows, each once.
