@@ -88,15 +88,13 @@ class Installation:
         self.directory = directory
         self.scenarios = directory / "scenarios"
         self.scenarios.mkdir(parents=True, exist_ok=True)
-        self.stack: LocalStack = compose(
-            Settings(
-                data_directory=directory,
-                scenarios_directory=self.scenarios,
-                roles_directories=roles,
-                service_environment=environment or {},
-            ),
-            restart_wait_max_s=RESTART_WAIT_MAX_S,
+        self.settings = Settings(
+            data_directory=directory,
+            scenarios_directory=self.scenarios,
+            roles_directories=roles,
+            service_environment=environment or {},
         )
+        self.stack: LocalStack = compose(self.settings, restart_wait_max_s=RESTART_WAIT_MAX_S)
         self.spawned: set[str] = set()
         self._producers: dict[str, Producer] = {}
         self._log: Log | None = None

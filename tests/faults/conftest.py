@@ -1,4 +1,4 @@
-"""One installation for all faults, on small disks that a test can fill."""
+"""One installation for all faults, on small disks that a test can fill; and one for those of the gate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.verifying import SETTINGS
+from tests.gate import SETTINGS as GATE_SETTINGS
+from tests.gate import Gate
 from tests.installation import Installation
 
 DISK_MIB = 192
@@ -35,6 +37,12 @@ def small_disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="package")
 def installation(small_disks: Path) -> Iterator[Installation]:
     with Installation(small_disks, SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    with Gate(tmp_path_factory.mktemp("gate"), GATE_SETTINGS) as running:
         yield running
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sluice_contracts import topics
 from sluice_contracts.codec import decode
-from sluice_contracts.envelope import CloudEvent, Record
-from sluice_contracts.messages import Message
-from sluice_contracts.messages.token import (
-    FULL_REVOCATIONS,
-    TokenDenied,
-    TokenExpired,
-    TokenGranted,
-    TokenRenewed,
-    TokenRevoked,
+from sluice_contracts.envelope import Record
+from sluice_contracts.messages.token import TokenExpired, TokenGranted
+from tests.credentials import (
+    Events,
+    check_answers,
+    check_revocations_are_final,
+    check_sequences,
+    each_once,
+    living,
 )
 from tests.vault import CANARY, MemoryStore
 
 TOLD = (*(one.name for one in topics.TOPICS if not one.per_queue), "dlq.token.commands", "dlq.alerts")
-Events = Sequence[CloudEvent[Message]]
 
 
 def check(
@@ -43,50 +41,19 @@ def check(
         ended: Pipelines that have ended.
         lines: All that was logged.
     """
-    events: dict[str, CloudEvent[Message]] = {}
-    for record in records["token.events"]:
-        event = decode(record)
-        assert events.setdefault(event.id, event) == event, f"two contents of {event.id}"
-    told = sorted(events.values(), key=lambda one: (one.subject, one.sequence or 0))
-    _check_sequences(told)
-    _check_answers(told, asked)
+    told = each_once(decode(record) for record in records["token.events"])
+    check_sequences(told)
+    check_answers(told, asked)
+    check_revocations_are_final(told)
     _check_grants(told, store, queue)
     _check_vault(told, store, installation, ended)
     _check_secrecy(records, lines)
 
 
-def _check_sequences(told: Events) -> None:
-    by_pipeline: dict[str, list[int]] = defaultdict(list)
-    for event in told:
-        if event.sequence is not None:
-            by_pipeline[event.subject].append(event.sequence)
-    for pipeline_id, numbers in by_pipeline.items():
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{pipeline_id}: {numbers}"
-
-
-def _check_answers(told: Events, asked: Events) -> None:
-    """Each attempt that was asked for is answered, and no request twice."""
-    answers: dict[str, list[Message]] = defaultdict(list)
-    groups = set()
-    for event in told:
-        if isinstance(event.data, TokenGranted | TokenDenied):
-            groups.add((event.subject, event.data.agent_id, event.data.attempt))
-            answers[f"{event.causation_id} {event.data.agent_id}"].append(event.data)
-    twice = {one: found for one, found in answers.items() if len(found) > 1}
-    assert not twice, f"answered twice: {twice}"
-    for one in asked:
-        group = one.subject, getattr(one.data, "agent_id", None), getattr(one.data, "attempt", None)
-        assert group in groups, f"nobody answered {one}"
-
-
 def _check_grants(told: Events, store: MemoryStore, queue: str) -> None:
-    revoked: set[str] = set()
     for event in told:
         data = event.data
-        if isinstance(data, TokenRevoked) and data.agent_id is None and data.reason in FULL_REVOCATIONS:
-            revoked.add(event.subject)
         if isinstance(data, TokenGranted):
-            assert event.subject not in revoked, f"granted after all was revoked: {event}"
             token = store.made[data.accessor]
             label = (token.label.pipeline_id, token.label.agent_id, token.label.attempt)
             assert label == (event.subject, data.agent_id, data.attempt), f"{event} was minted for {token.label}"
@@ -97,18 +64,18 @@ def _check_grants(told: Events, store: MemoryStore, queue: str) -> None:
 
 def _check_vault(told: Events, store: MemoryStore, installation: str, ended: set[str]) -> None:
     """After reconciling Vault holds what the log says: no token more, and none less."""
-    living = _living(told)
+    alive = living(told)
     held = {one.accessor: one for one in store.tokens.values() if one.installation == installation}
     logins = {one.accessor for one in held.values() if one.parent is None}
-    only_vault, only_log = held.keys() - logins - living.keys(), living.keys() - held.keys()
+    only_vault, only_log = held.keys() - logins - alive.keys(), alive.keys() - held.keys()
     assert not only_vault, f"only Vault: {only_vault}"
     assert not only_log, f"only the log: {only_log}"
     used = {one.parent for one in held.values()}
     assert logins <= used, f"logins without a token: {logins - used}"
-    assert not ended & set(living.values())
+    assert not ended & set(alive.values())
     foreign = {one.label.pipeline_id for one in store.tokens.values() if one.installation != installation}
     entities = store.entities.keys() - foreign
-    assert entities == set(living.values()), f"entities: {entities ^ set(living.values())}"
+    assert entities == set(alive.values()), f"entities: {entities ^ set(alive.values())}"
     for one in held.values():
         has = "" if one.parent is None else store.entities[one.label.pipeline_id]
         assert one.entity_id == has, f"without its entity it is no use: {one}"
@@ -123,24 +90,6 @@ def check_expiries(records: Sequence[Record], store: MemoryStore) -> None:
             while above is not None:
                 assert store.revoked.get(above, event.time_ms) >= event.time_ms, f"ended by us: {event}"
                 above = store.made[above].parent
-
-
-def _living(told: Events) -> dict[str, str]:
-    """The tokens that live, as the log says: accessor and pipeline."""
-    living: dict[str, str] = {}
-    for event in told:
-        match event.data:
-            case TokenGranted(accessor=accessor):
-                assert accessor not in living, f"granted twice: {event}"
-                living[accessor] = event.subject
-            case TokenRenewed(accessor=accessor):
-                assert accessor in living, f"renewed, and not alive: {event}"
-            case TokenRevoked(accessors=accessors):
-                for one in accessors:
-                    living.pop(one, None)
-            case TokenExpired(accessor=accessor):
-                assert living.pop(accessor, None) is not None, f"expired, and not alive: {event}"
-    return living
 
 
 def _check_secrecy(records: Mapping[str, Sequence[Record]], lines: Sequence[str]) -> None:

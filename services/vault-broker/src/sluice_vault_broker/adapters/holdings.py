@@ -166,6 +166,11 @@ class Holdings:
         """Whether a token lives, or is being ended, as far as the state says."""
         return accessor in self._accessors
 
+    @property
+    def accessors(self) -> frozenset[str]:
+        """All that are known, as they are now."""
+        return frozenset(self._accessors)
+
     def on_its_way(self, pipeline_id: str, agent_id: str | None, number: int) -> bool:
         """Whether a token of this number is wanted and not known to exist: one that exists may be just that."""
         key = f"{pipeline_id}/root" if agent_id is None else f"{pipeline_id}/token/{agent_id}"

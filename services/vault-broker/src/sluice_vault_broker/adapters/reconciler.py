@@ -29,6 +29,10 @@ LOOK_S = 0.2
 BACKOFF_S = 5.0
 """After a round that Vault did not let us finish."""
 
+SETTLED_MS = 2_000
+"""So long a token must have been listed and unknown before it is looked at: Vault (1.21) forgets one that is looked up
+while it is being made, before it has its lease; and what was recorded meanwhile is known."""
+
 Calls = Generator[Callable[[], Any], Any, None]
 """Gives calls of Vault, each to be made by whoever drives it, and is sent what they return or raise."""
 
@@ -40,6 +44,7 @@ class Reconciler:
         ready: Whether an input would reach a partition.
         partition_of: The partition of a pipeline; None while that is not known.
         lookups_per_s: How fast unknown accessors are looked up; each only once.
+        settled_ms: How long one must have been listed and unknown before; 0 only with a Vault in memory.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Reconciler:
         partition_of: Callable[[str], int | None],
         interval_s: float = 60.0,
         lookups_per_s: int = 200,
+        settled_ms: int = SETTLED_MS,
     ) -> None:
         self._vault = vault
         self._clock = clock
@@ -67,11 +73,14 @@ class Reconciler:
         self._interval_s = interval_s
         self._pause_s = 1 / lookups_per_s
         self._labels: dict[str, Label | None] = {}
+        self._settled_ms = settled_ms
+        self._unknown_since_ms: dict[str, int] = {}
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
-        """A partition came to us: look at once."""
+        """A partition came to us: look at once. What was unknown so far may be known to its state."""
         self._new.add(partition)
+        self._unknown_since_ms.clear()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Looks at every take-over and at every interval, until stopped."""
@@ -85,7 +94,8 @@ class Reconciler:
             self._new -= new
             try:
                 await self._drive(stop)
-                next_s = loop.time() + self._interval_s
+                # What the last owner left behind is known to be settled at the second look.
+                next_s = loop.time() + (min(self._interval_s, self._settled_ms / 1_000) if new else self._interval_s)
             except VaultFault as fault:
                 log.warning("what Vault holds could not be looked through: %s: %s", type(fault).__name__, fault)
                 self._new |= new
@@ -120,11 +130,23 @@ class Reconciler:
         """
         before = self._holdings.living()  # what lived before Vault was asked, and is not there, is gone
         entities: list[str] = yield self._vault.entities
+        known = self._holdings.accessors
         accessors = set((yield self._vault.accessors))
+        self._suspect(accessors - known)
         yield from self._look_up(accessors)
         self._tell_orphans()
         self._tell_gone(before, accessors, set(entities))
         yield from self._sweep_entities(entities)
+
+    def _suspect(self, unknown: set[str]) -> None:
+        """Keeps since when tokens are listed and unknown. One that was known when Vault was asked is ended by us."""
+        now_ms = self._clock.now_ms()
+        unknown = {accessor for accessor in unknown if not self._holdings.knows(accessor)}
+        self._unknown_since_ms = {one: min(now_ms, self._unknown_since_ms.get(one, now_ms)) for one in unknown}
+
+    def _settled(self, accessor: str) -> bool:
+        since_ms = self._unknown_since_ms.get(accessor)
+        return since_ms is not None and self._clock.now_ms() - since_ms >= self._settled_ms
 
     def _look_up(self, accessors: set[str]) -> Calls:
         """Asks whose the tokens are that nobody knows, each once.
@@ -135,7 +157,7 @@ class Reconciler:
         self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
         refused, last = 0, ""
         for accessor in sorted(accessors - self._labels.keys()):
-            if not self._holdings.knows(accessor):
+            if self._settled(accessor) and not self._holdings.knows(accessor):
                 try:
                     self._labels[accessor] = yield partial(self._vault.lookup, accessor)
                 except TokenUnknown:
@@ -147,7 +169,7 @@ class Reconciler:
 
     def _tell_orphans(self) -> None:
         for accessor, label in self._labels.items():
-            if label is None or self._holdings.knows(accessor):
+            if label is None or not self._settled(accessor) or self._holdings.knows(accessor):
                 continue
             number = self._partition_of(label.pipeline_id)
             on_its_way = self._holdings.on_its_way(label.pipeline_id, label.agent_id, label.number)
