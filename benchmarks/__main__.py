@@ -14,7 +14,7 @@ from typing import Protocol
 
 import uvloop
 
-from benchmarks import asks, life, results, sink, spawning, turns
+from benchmarks import asks, budgets, life, results, sink, spawning, turns
 from benchmarks.installation import Installation
 from benchmarks.results import Result
 
@@ -33,6 +33,8 @@ MEASURES: dict[str, Measure] = {
     "spawn_to_first_turn": spawning.spawn_to_first_turn,
     "visible_ms": sink.visible_ms,
     "sink_events_per_s": sink.sink_events_per_s,
+    "monitor_signals_per_s": budgets.monitor_signals_per_s,
+    "breaches": budgets.breaches,
     "restore": life.restore,
     "memory": life.memory,
 }

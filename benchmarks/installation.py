@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from sluice_client.wiring import API, RUNNER, SPAWNER, STORE, Settings, compose
+from sluice_client.wiring import API, MONITOR, RUNNER, SPAWNER, STORE, Settings, compose
 from sluice_contracts import topics
 from sluice_localstack import LocalStack
 from sluice_localstack.kafka.broker import KafkaBroker
 from sluice_localstack.progress import Progress
 from sluice_runtime.connection import KafkaConnection
 
-SERVICES = (SPAWNER, RUNNER, STORE, API)
+SERVICES = (SPAWNER, RUNNER, STORE, API, MONITOR)
 PREFIX = "sluice."
 PARTITIONS = 8
 FOREIGN_QUEUE = "foreign"
