@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from benchmarks.installation import PARTITIONS, PREFIX, Installation
-from benchmarks.results import Goal, Result, at_least, listed, result
+from benchmarks.results import Goal, Result, at_least, listed, percentile, result
 from sluice_client.wiring import MONITOR
 from sluice_contracts import codec, topics
 from sluice_contracts.envelope import CloudEvent, OutgoingRecord
@@ -45,8 +45,9 @@ async def monitor_signals_per_s(installation: Installation, *, quick: bool) -> l
         result("monitor_signals_per_s", statistics.median(ours), "signals/s",
                against="a bare Faust table of the last minute's (event id, time)",
                against_value=statistics.median(bare), goal=at_least(0.8),
-               note="ours checks each record's contract, keeps six minutes, and writes each state before it goes on; bare"
-               f" commits behind its back; a signal a second of {PIPELINES} pipelines; rounds {listed(ours)}, bare {listed(bare)}")
+               note="ours checks each record's contract, keeps six minutes, and writes each state before it goes on;"
+               f" bare commits behind its back; a signal a second of {PIPELINES} pipelines; rounds {listed(ours)},"
+               f" bare {listed(bare)}")
     ]  # fmt: skip
 
 
@@ -115,13 +116,14 @@ def _breaches(installation: Installation, count: int, kills: int, violations: in
         log.catch_up()
     told = raised(log.records["alerts"])
     log.close()
-    note = f"{len(right)} breaches by {count} random signals, late, again and out of order; the monitor killed {kills} times"
+    signs = f"{count} random signals, late, again and out of order"
+    note = f"{len(right)} breaches by {signs}; the monitor killed {kills} times"
     return [
         result("false_breaches", _missing(told, right), "breaches", goal=NONE, note=f"or told twice; {note}"),
         result("missed_breaches", _missing(right, told), "breaches", goal=NONE, note=note),
-        result("breach_to_alert_ms_p99", _percentile(delays_ms, 0.99), "ms",
-               note=f"a CRITICAL violation written until its alert is read, {BREACHES_PER_S} a second, {len(delays_ms)} of"
-               f" them; p50 {_percentile(delays_ms, 0.5):.1f}, most {max(delays_ms):.1f}"),
+        result("breach_to_alert_ms_p99", percentile(delays_ms, 0.99), "ms",
+               note=f"a CRITICAL violation written until its alert is read, {BREACHES_PER_S} a second,"
+               f" {len(delays_ms)} of them; p50 {percentile(delays_ms, 0.5):.1f}, most {max(delays_ms):.1f}"),
     ]  # fmt: skip
 
 
@@ -154,10 +156,6 @@ def _delays_ms(installation: Installation, count: int) -> list[float]:
     if len(seen) < count:
         raise RuntimeError(f"{count - len(seen)} of {count} violations were not told in {WAIT_S} s")
     return sorted((seen[key] - sent[key]) * 1_000 for key in sent)
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def _missing(these: list[Told], those: list[Told]) -> int:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.monitor_process ours|bare CREDENTIALS_FILE PREFIX RECORDS
 
-`ours` is the monitor as it is wired in the service; `bare` is the agent that one writes first: a Faust table with the last
-minute's (event id, time) of each pipeline, which commits when Faust does and loses signals in rebalances. Both are timed from
-the first signal that they count to the last.
+`ours` is the monitor as it is wired in the service; `bare` is the agent that one writes first: a Faust table with the
+last minute's (event id, time) of each pipeline, which commits when Faust does and loses signals in rebalances. Both are
+timed from the first signal that they count to the last.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import json
 import logging
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import faust
 import uvloop
-from yarl import URL
 
+from benchmarks.bare_faust import bare_app
 from sluice_observability.bootstrap.monitor import Monitor
 from sluice_observability.settings import MonitorSettings
-from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.kafka import KafkaBroker
 
 LOOK_S = 0.005
-START_TIMEOUT_S = 12
+START_TIMEOUT_S = 60
 WINDOW_MS = 60_000
 
 
@@ -50,17 +49,8 @@ async def ours(credentials: Path, prefix: str, records: int) -> float:
 
 async def bare(credentials: Path, prefix: str, records: int) -> float:
     """A table that counts the same."""
-    connection = KafkaConnection.from_file(credentials)
-    app = faust.App(
-        f"{prefix}bare",
-        broker=[URL(f"kafka://{one}") for one in connection.bootstrap_servers.split(",")],
-        broker_credentials=faust.SASLCredentials(
-            username=connection.username, password=connection.password, mechanism=connection.sasl_mechanism
-        ),
-        store="memory://", web_enabled=False, autodiscover=False, topic_allow_declare=False, topic_disable_leader=True,
-        consumer_auto_offset_reset="earliest", stream_wait_empty=False, datadir=str(credentials.parent / "faust"),
-    )  # fmt: skip
-    signals = app.topic(f"{prefix}signals", key_type=bytes, value_type=bytes)
+    app = bare_app(f"{prefix}bare", credentials)
+    signals = app.topic(f"{prefix}signals", key_type=bytes)
     changelog = app.topic(
         f"{prefix}bare.state", key_type=bytes, key_serializer="raw", acks=False, internal=True, allow_empty=True
     )
@@ -72,8 +62,8 @@ async def bare(credentials: Path, prefix: str, records: int) -> float:
         nonlocal seen
         async for event in stream.events():
             headers = dict(event.headers)
-            data = json.loads(event.value)
-            kind, at_ms = headers["ce_type"], round(event.message.timestamp * 1_000)
+            data, kind = event.value, headers["ce_type"]
+            at_ms = round(datetime.fromisoformat(headers["ce_time"].decode()).timestamp() * 1_000)
             state = table.get(event.key) or {"errors": [], "calls": []}
             fact, now_ms = [headers["ce_id"].decode(), at_ms], at_ms - WINDOW_MS
             if kind == b"error.reported":
@@ -106,8 +96,7 @@ async def timed(counted: Any, records: int) -> float:
 def main() -> None:
     """Runs what the command line names."""
     way, credentials, prefix, records = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO)
-    Path(credentials).parent.joinpath("faust").mkdir(exist_ok=True)
+    logging.basicConfig(level=logging.ERROR)
     run = {"ours": ours, "bare": bare}[way]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seconds = runner.run(run(Path(credentials), prefix, int(records)))

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.client import Client, spawn_plan
 from benchmarks.hops import BareHops, echoes
 from benchmarks.installation import Installation
-from benchmarks.results import Result, at_most, result
+from benchmarks.results import Result, at_most, percentile, result
 
 _HOPS = [f"bench.hop.{number}" for number in range(5)]
 """Command, request for a slot, its grant, task, event."""
@@ -58,11 +58,7 @@ async def spawn_to_first_turn(installation: Installation, *, quick: bool) -> lis
                against=f"{len(_HOPS)} bare hops (write, read)", against_value=statistics.median(floor), goal=at_most(2),
                note="from sending pipeline.spawn to reading the finished first turn: command, request for a slot, its "
                f"grant, task and event are the {len(_HOPS)} hops; between them the path waits for five more "
-               f"acknowledged writes (three journals, offsets of the task, attempt_started); p99 {_p99(alone):.1f} ms, "
-               f"floor {_p99(floor):.1f} ms; with store and api running beside it "
-               f"p50 {statistics.median(observed):.1f} ms, p99 {_p99(observed):.1f} ms")
+               f"acknowledged writes (three journals, offsets of the task, attempt_started); "
+               f"p99 {percentile(alone, 0.99):.1f} ms, floor {percentile(floor, 0.99):.1f} ms; with store and api "
+               f"beside it p50 {statistics.median(observed):.1f} ms, p99 {percentile(observed, 0.99):.1f} ms")
     ]  # fmt: skip
-
-
-def _p99(figures: list[float]) -> float:
-    return sorted(figures)[int(len(figures) * 0.99)]
