@@ -52,6 +52,7 @@ class Holdings:
         self._accessors: dict[str, str] = {}
         self._wanted: dict[Kind, dict[str, TokenEntity | RevocationEntity]] = {kind: {} for kind in Kind}
         self._restored: set[int] = set()
+        self._live_count = 0
 
     # Told by the processor
 
@@ -82,6 +83,7 @@ class Holdings:
         elif isinstance(entity, TokenEntity):
             self._tokens[key] = entity
             if entity.lives:
+                self._live_count += 1
                 self._accessors[entity.accessor] = key
                 if entity.top is not None:
                     self._accessors[entity.top] = key
@@ -102,6 +104,7 @@ class Holdings:
                 self._forget_accessors(key, entity.accessor, *entity.accessors)
         token = self._tokens.pop(key, None)
         if token is not None:
+            self._live_count -= token.lives
             self._forget_accessors(key, token.accessor, token.top or "")
         pipeline_id, _, rest = key.partition("/")
         if rest == "pipeline":
@@ -172,4 +175,4 @@ class Holdings:
     @property
     def live_tokens(self) -> int:
         """How many tokens live."""
-        return sum(1 for token in self._tokens.values() if token.lives)
+        return self._live_count
