@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from sluice_client.wiring import API, BROKER, MONITOR, RUNNER, SPAWNER, STORE, Settings, compose
 from sluice_contracts import topics
-from sluice_localstack import LocalStack
+from sluice_localstack import LocalStack, VaultServer
 from sluice_localstack.kafka.broker import KafkaBroker
 from sluice_localstack.progress import Progress
 from sluice_runtime.connection import KafkaConnection
@@ -137,10 +137,12 @@ class Installation:
         return found
 
     def cpu_s(self) -> dict[str, float]:
-        """Processor time that each service and Kafka have taken since they were started."""
+        """Processor time that each service, Kafka and Vault have taken since they were started."""
         pids = {service: self.stack.pid(service) for service in SERVICES}
         if isinstance(self.stack.kafka, KafkaBroker):  # a cluster that was given runs elsewhere
             pids["kafka"] = self.stack.kafka.pid
+        if isinstance(self.stack.vault, VaultServer):
+            pids["vault"] = self.stack.vault.pid
         times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items() if pid is not None}
         return {name: taken.user + taken.system for name, taken in times.items()}
 
