@@ -15,7 +15,7 @@ import hvac
 from benchmarks.installation import Installation
 from sluice_runtime.vault import names
 
-QUEUE = "default"
+QUEUE, AGENT = "default", "a0"
 _TTL_S, _MAX_TTL_S = 7_200, 86_400
 
 
@@ -26,14 +26,14 @@ class BareGrant:
     Attributes:
         top: The login's accessor: ending it ends all.
         kept: The root token, sealed for the broker.
-        agent: The agent's token, open.
+        sealed: The agent's token, sealed for its queue's runners.
     """
 
     top: str
     root: str
     kept: str
-    agent_accessor: str
     agent: str
+    sealed: str
 
 
 class BareVault:
@@ -57,19 +57,20 @@ class BareVault:
         login = self._as("").auth.approle.login(self._role_id, secret_id, use_token=False)["auth"]
         root = self._create(login["client_token"], pipeline_id, names.PIPELINE_TOKEN_ROLE)
         kept = self._encrypt(names.BROKER_KEY, pipeline_id, root["client_token"])
-        accessor, token = self.mint_next(pipeline_id, kept)
-        return BareGrant(login["accessor"], root["accessor"], kept, accessor, token)
+        agent, sealed = self.mint_next(pipeline_id, kept)
+        return BareGrant(login["accessor"], root["accessor"], kept, agent, sealed)
 
     def mint_next(self, pipeline_id: str, kept: str) -> tuple[str, str]:
-        """What each further agent needs: four calls. Returns the token's accessor and the token."""
+        """What each further agent needs: four calls. Returns the token's accessor, and the token sealed."""
         opened = self._as(self._own).secrets.transit.decrypt_data(
             names.BROKER_KEY, kept, context=_base64(pipeline_id), mount_point=names.TRANSIT_MOUNT
         )
         parent = base64.b64decode(opened["data"]["plaintext"]).decode()
         child = self._create(parent, pipeline_id, None)
-        self._encrypt(names.queue_name(QUEUE), names.grant_context(pipeline_id, "a0", 1), child["client_token"])
+        context = names.grant_context(pipeline_id, AGENT, 1)
+        sealed = self._encrypt(names.queue_name(QUEUE), context, child["client_token"])
         self._encrypt(names.BROKER_KEY, pipeline_id, child["client_token"])
-        return child["accessor"], child["client_token"]
+        return child["accessor"], sealed
 
     def renew(self, accessor: str) -> None:
         """Renews one token."""
@@ -103,6 +104,15 @@ class BareVault:
     def _as(self, token: str) -> hvac.Client:
         self._client.token = token
         return self._client
+
+
+def open_grant(runner: hvac.Client, pipeline_id: str, agent_id: str, attempt: int, sealed: str) -> str:
+    """The token of a grant, as its runner opens it: one call."""
+    context = _base64(names.grant_context(pipeline_id, agent_id, attempt))
+    opened = runner.secrets.transit.decrypt_data(
+        names.queue_name(QUEUE), sealed, context=context, mount_point=names.TRANSIT_MOUNT
+    )
+    return base64.b64decode(opened["data"]["plaintext"]).decode()
 
 
 class BareVaults:

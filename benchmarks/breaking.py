@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
 import uuid
@@ -15,7 +14,7 @@ from typing import Any
 import hvac
 from hvac import exceptions
 
-from benchmarks.bare_vault import QUEUE, BareVault
+from benchmarks.bare_vault import QUEUE, BareVault, open_grant
 from benchmarks.client import Client, spawn_plan
 from benchmarks.commands import Gate
 from benchmarks.hops import BareHops, echoes
@@ -109,7 +108,8 @@ class _Herd:
         pipeline_id = self._living.popleft()
         pipeline = self._known[pipeline_id]
         data = await pipeline.grant
-        token = await asyncio.to_thread(self._open, pipeline_id, data)
+        named = (data["agent_id"], data["attempt"], data["grant"]["sealed"])
+        token = await asyncio.to_thread(open_grant, self._runner, pipeline_id, *named)
         for _ in range(ERRORS_ALLOWED):
             await (await self.gate.say("signals", pipeline_id, ErrorReported(code="measured")))
         begun = time.perf_counter()
@@ -124,15 +124,6 @@ class _Herd:
         taken.revoked.append((pipeline.moments["token.revoked"] - begun) * 1_000)
         del self._known[pipeline_id]
         await self._spawn()
-
-    def _open(self, pipeline_id: str, data: dict[str, Any]) -> str:
-        """The agent's token, as its runner opens it."""
-        context = names.grant_context(pipeline_id, data["agent_id"], data["attempt"])
-        opened = self._runner.secrets.transit.decrypt_data(
-            names.queue_name(QUEUE), data["grant"]["sealed"], context=base64.b64encode(context.encode()).decode(),
-            mount_point=names.TRANSIT_MOUNT,
-        )  # fmt: skip
-        return base64.b64decode(opened["data"]["plaintext"]).decode()
 
 
 async def breach_to_refused_ms(installation: Installation, *, quick: bool) -> list[Result]:

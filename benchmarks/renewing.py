@@ -151,7 +151,7 @@ async def _bare_per_s(installation: Installation, seconds: float) -> float:
     def renewing(found: tuple[str, BareGrant], until_s: float) -> int:
         count = 0
         while time.monotonic() < until_s:
-            for accessor in (found[1].root, found[1].top, found[1].agent_accessor):
+            for accessor in (found[1].root, found[1].top, found[1].agent):
                 vaults.mine.renew(accessor)
             count += 2
         return count
