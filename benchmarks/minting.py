@@ -77,18 +77,14 @@ async def mint_ms(installation: Installation, *, quick: bool) -> list[Result]:
     ):
         for number in range(rounds + 1):
             with installation.without_observers():
-                for _ in range(each):
-                    found = bare_ms()
-                    floor[FIRST].append(found[0])
-                    floor[NEXT].append(found[1])
-                hops_ms += [await hops.once_ms() for _ in range(each)]
-                for _ in range(each):
-                    found = await ours_ms()
-                    ours[FIRST].append(found[0])
-                    ours[NEXT].append(found[1])
+                for _ in range(each):  # one of each in turns: whatever else the machine does strikes them alike
+                    for figures, found in ((floor, bare_ms()), (ours, await ours_ms())):
+                        figures[FIRST].append(found[0])
+                        figures[NEXT].append(found[1])
+                    hops_ms.append(await hops.once_ms())
             if number == 0:  # it warms up
-                for figures in (*ours.values(), *floor.values(), hops_ms):
-                    figures.clear()
+                for warm in (*ours.values(), *floor.values(), hops_ms):
+                    warm.clear()
     return [
         _row("mint_ms_p99", ours[FIRST], floor[FIRST], hops_ms, "a pipeline's first agent: its root token is made too"),
         _row("mint_next_ms_p99", ours[NEXT], floor[NEXT], hops_ms, "a further agent of the same pipeline"),
