@@ -14,7 +14,7 @@ from typing import Protocol
 
 import uvloop
 
-from benchmarks import asks, life, results, sink, spawning, turns
+from benchmarks import asks, breaking, budgets, life, minting, renewing, results, sink, spawning, turns
 from benchmarks.installation import Installation
 from benchmarks.results import Result
 
@@ -33,6 +33,11 @@ MEASURES: dict[str, Measure] = {
     "spawn_to_first_turn": spawning.spawn_to_first_turn,
     "visible_ms": sink.visible_ms,
     "sink_events_per_s": sink.sink_events_per_s,
+    "monitor_signals_per_s": budgets.monitor_signals_per_s,
+    "breaches": budgets.breaches,
+    "mint_ms": minting.mint_ms,
+    "tokens_live_max": renewing.tokens_live_max,
+    "breach_to_refused_ms": breaking.breach_to_refused_ms,
     "restore": life.restore,
     "memory": life.memory,
 }

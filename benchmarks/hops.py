@@ -23,14 +23,16 @@ Send = Callable[[str, int], Awaitable[None]]
 
 
 @asynccontextmanager
-async def echoes(installation: Installation, topics: Sequence[str]) -> AsyncIterator[None]:
+async def echoes(
+    installation: Installation, topics: Sequence[str], module: str = "benchmarks.echo"
+) -> AsyncIterator[None]:
     """Processes that copy from each topic to the next one."""
     await asyncio.to_thread(installation.create_topics, topics, PARTITIONS)
     processes = []
     try:
         for source, target in itertools.pairwise(topics):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "benchmarks.echo", str(installation.credentials("admin")), source, target,
+                sys.executable, "-m", module, str(installation.credentials("admin")), source, target,
                 stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
             processes.append(process)

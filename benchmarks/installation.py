@@ -8,19 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hvac
 import psutil
+import requests
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from sluice_client.wiring import API, RUNNER, SPAWNER, STORE, Settings, compose
+from sluice_client.wiring import API, BROKER, MONITOR, RUNNER, SPAWNER, STORE, Settings, compose
 from sluice_contracts import topics
-from sluice_localstack import LocalStack
+from sluice_localstack import LocalStack, VaultServer
 from sluice_localstack.kafka.broker import KafkaBroker
 from sluice_localstack.progress import Progress
 from sluice_runtime.connection import KafkaConnection
 
-SERVICES = (SPAWNER, RUNNER, STORE, API)
+SERVICES = (SPAWNER, BROKER, RUNNER, STORE, API, MONITOR)
 PREFIX = "sluice."
 PARTITIONS = 8
+AGENTS_MAX_COUNT = 1_100
+"""So many may live at once: a thousand that are measured, and those that come and go meanwhile."""
+
 FOREIGN_QUEUE = "foreign"
 """A queue of no runner of ours: the measures answer its tasks themselves."""
 
@@ -66,7 +71,14 @@ class Installation:
             topic_prefix=PREFIX,
             roles_directories=(self._roles,),
             scenarios_directory=self._scenarios,
-            service_environment={RUNNER: {"SLUICE_QUEUES": "default"}},
+            service_environment={
+                RUNNER: {
+                    "SLUICE_QUEUES": "default",
+                    "SLUICE_RUNNER_SLOTS": "1000",
+                    "SLUICE_RUNNER_BACKLOG_MAX_COUNT": "400",
+                },
+                SPAWNER: {"SLUICE_MAX_AGENTS": str(AGENTS_MAX_COUNT)},
+            },
         )
         self.stack: LocalStack = compose(settings, self._progress)
 
@@ -92,11 +104,27 @@ class Installation:
         """The file with a principal's credentials."""
         return self.stack.kafka.credentials_file(principal)
 
+    def vault_client(self, role: str) -> hvac.Client:
+        """Vault by bare hvac, for one thread, logged in as a service."""
+        assert self.stack.vault is not None
+        address, login = self.stack.vault.address, self.stack.vault_credentials.read(role)
+        assert login is not None, f"role {role} has no files in {self.stack.vault_credentials.directory}"
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = address.ca_file or True
+        client = hvac.Client(url=address.url, token="", session=session, timeout=20)
+        client.auth.approle.login(*login)
+        return client
+
     def model(self, turns: int) -> str:
         """The name of a scripted model whose agents take so many turns."""
-        path = self._scenarios / f"turns-{turns}.yaml"
+        return self.scenario(f"turns-{turns}", scenario(turns))
+
+    def scenario(self, name: str, text: str) -> str:
+        """The name of the scripted model that plays a scenario."""
+        path = self._scenarios / f"{name}.yaml"
         if not path.exists():
-            path.write_text(scenario(turns))
+            path.write_text(text)
         return f"scripted:{path.stem}"
 
     def rss_mb(self) -> dict[str, float]:
@@ -109,10 +137,12 @@ class Installation:
         return found
 
     def cpu_s(self) -> dict[str, float]:
-        """Processor time that each service and Kafka have taken since they were started."""
+        """Processor time that each service, Kafka and Vault have taken since they were started."""
         pids = {service: self.stack.pid(service) for service in SERVICES}
         if isinstance(self.stack.kafka, KafkaBroker):  # a cluster that was given runs elsewhere
             pids["kafka"] = self.stack.kafka.pid
+        if isinstance(self.stack.vault, VaultServer):
+            pids["vault"] = self.stack.vault.pid
         times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items() if pid is not None}
         return {name: taken.user + taken.system for name, taken in times.items()}
 

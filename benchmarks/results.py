@@ -92,6 +92,12 @@ def listed(figures: Iterable[float]) -> str:
     return "/".join(f"{figure:,.0f}" for figure in figures)
 
 
+def percentile(figures: Iterable[float], share: float) -> float:
+    """The smallest figure that this share of them does not exceed."""
+    ordered = sorted(figures)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
 def cpu_split(rounds: Sequence[Mapping[str, float]]) -> str:
     """Milliseconds of processor time, in all and by process: the medians of the rounds."""
     parts = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}

@@ -132,7 +132,9 @@ class BrokerInstance:
 
     def _answer(self, wanted: Wanted, message: Message) -> None:
         self.schedule.answered(wanted)
-        self.inject(wanted.partition, [injected(wanted.pipeline_id, wanted.tenant, message, self.clock.now_ms())])
+        if self._ready(wanted.partition):
+            answer = injected(wanted.pipeline_id, wanted.tenant, message, self.clock.now_ms())
+            self.owners[wanted.partition].answer([answer])
 
     def reconcile(self) -> bool:
         """One call of Vault; returns whether a round has ended."""

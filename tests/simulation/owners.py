@@ -56,6 +56,7 @@ class Owner:
         self._claim: int | None = None
         self._draft: Draft | None = None
         self._sensed: list[Injected] = []
+        self._answers: list[Injected] = []
         self._unsent: deque[tuple[int | None, OutgoingRecord | None]] = deque()
         self._trim_to: int | None = None
         self.partition = instance.make_partition(number)
@@ -67,10 +68,14 @@ class Owner:
     @property
     def busy(self) -> bool:
         """Whether something is under way that only more steps finish."""
-        return not self.restored or self._draft is not None or bool(self._unsent) or bool(self._sensed)
+        waits = self._sensed or self._answers or self._unsent
+        return not self.restored or self._draft is not None or bool(waits)
 
     def sense(self, inputs: list[Injected]) -> None:
         self._sensed += inputs
+
+    def answer(self, inputs: list[Injected]) -> None:
+        self._answers += inputs
 
     def step(self) -> None:
         """One step.
@@ -121,10 +126,14 @@ class Owner:
         now_ms = self._instance.clock.now_ms()
         inputs: list[Record | Injected] = []
         fresh = {topic: self._waiting(topic) for topic in self._instance.inputs}
-        lanes = [records[: self._random.randint(0, 6)] for records in fresh.values() if records]
+        lanes: list[list[Record | Injected]] = [
+            [*records[: self._random.randint(0, 6)]] for records in fresh.values() if records
+        ]
+        lanes.append(self._answers)  # these may come at any moment
         while lanes := [lane for lane in lanes if lane]:  # any interleaving of topics, in order within each
             lane = self._random.choice(lanes)
             inputs.append(lane.pop(0))
+        self._answers = []
         if not any(fresh.values()):  # a timer never overtakes what is in the log
             inputs += [*self.partition.due(now_ms, 100), *self._sensed]
             self._sensed = []

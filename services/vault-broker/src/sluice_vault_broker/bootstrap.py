@@ -63,7 +63,7 @@ class VaultBroker:
             holdings,
             metrics,
             terms=settings.terms(),
-            inject=self.processor.inject,
+            answer=self.processor.answer,
             ready=self._ready,
             threads=settings.vault_threads,
         )

@@ -99,6 +99,12 @@ class Processor:
         if worker is not None:
             worker.inject(inputs)
 
+    def answer(self, number: int, inputs: Sequence[Injected]) -> None:
+        """As `inject`, for inputs that need not wait until all that is in the log is decided: that asks Kafka first."""
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.answer(inputs)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until `stop` is set; comes back by itself after any fault of the broker.
 

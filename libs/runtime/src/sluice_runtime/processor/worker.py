@@ -186,6 +186,11 @@ class Worker:
         self._sensed.extend(inputs)
         self._wake.set()
 
+    def answer(self, inputs: Iterable[Injected]) -> None:
+        """Gives inputs that may come at any moment, whatever is in the log: they are decided as soon as a record is."""
+        self._queue.extend((one, 0) for one in inputs)
+        self._wake.set()
+
     @property
     def hungry(self) -> bool:
         """Whether a held partition may be released."""

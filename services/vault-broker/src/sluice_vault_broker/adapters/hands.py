@@ -40,7 +40,8 @@ class Hands:
     done again, and the reconciler finds what was left behind. Faults of Vault are tried again for ever.
 
     Args:
-        inject: Gives an input to a partition; it may be lost.
+        answer: Gives Vault's answer to a partition; it may be lost. Commands that came meanwhile need not be decided
+            before: an answer says whose it is, and what it may still mean is decided by the state.
         ready: Whether an input would reach a partition.
         threads: How many acts at once.
     """
@@ -53,7 +54,7 @@ class Hands:
         metrics: Metrics,
         *,
         terms: Terms,
-        inject: Inject,
+        answer: Inject,
         ready: Callable[[int], bool],
         threads: int,
     ) -> None:
@@ -62,7 +63,7 @@ class Hands:
         self._vault = vault
         self._clock = clock
         self._terms = terms
-        self._inject = inject
+        self._answer = answer
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vault")
         self._wake = asyncio.Event()
@@ -113,7 +114,7 @@ class Hands:
         fault = done.exception()
         if fault is None:
             self.schedule.answered(wanted)
-            self._inject(wanted.partition, [injected(wanted.pipeline_id, wanted.tenant, done.result(), now_ms)])
+            self._answer(wanted.partition, [injected(wanted.pipeline_id, wanted.tenant, done.result(), now_ms)])
         elif isinstance(fault, VaultFault):
             name, act = type(fault).__name__, wanted.kind.name.lower()
             self._metrics.counter(TOKEN_ACTS_FAILED, act=act, fault=name).inc()

@@ -53,6 +53,7 @@ class Holdings:
         self._wanted: dict[Kind, dict[str, TokenEntity | RevocationEntity]] = {kind: {} for kind in Kind}
         self._last: dict[str, set[str]] = defaultdict(set)
         self._restored: set[int] = set()
+        self._live_count = 0
 
     # Told by the processor
 
@@ -83,6 +84,7 @@ class Holdings:
         elif isinstance(entity, TokenEntity):
             self._tokens[key] = entity
             if entity.lives:
+                self._live_count += 1
                 self._accessors[entity.accessor] = key
                 if entity.top is not None:
                     self._accessors[entity.top] = key
@@ -106,6 +108,7 @@ class Holdings:
                 self._forget_last(key)
         token = self._tokens.pop(key, None)
         if token is not None:
+            self._live_count -= token.lives
             self._forget_accessors(key, token.accessor, token.top or "")
         pipeline_id, _, rest = key.partition("/")
         if rest == "pipeline":
@@ -193,4 +196,4 @@ class Holdings:
     @property
     def live_tokens(self) -> int:
         """How many tokens live."""
-        return sum(1 for token in self._tokens.values() if token.lives)
+        return self._live_count
