@@ -23,7 +23,7 @@ import uvloop
 from benchmarks.bare_faust import bare_app
 from sluice_observability.bootstrap.monitor import Monitor
 from sluice_observability.settings import MonitorSettings
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 
 LOOK_S = 0.005
 START_TIMEOUT_S = 60

@@ -17,7 +17,7 @@ def entry(number: int, kind: str = "response", **changes: Any) -> dict[str, Any]
     data: dict[str, Any] = {
         "auth": {
             "accessor": "8Yk3nD2pQx7VbT1sW5mZr4Lc", "client_token": HMAC, "display_name": "token-sluice",
-            "entity_id": "", "policies": ["sluice-parent", f"sluice-pipeline-{PIPELINE}"],
+            "entity_id": "", "policies": ["sluice-parent", "pipeline-agent"],
             "policy_results": {"allowed": True}, "identity_policies": [CANARY],
             "metadata": {
                 "installation": "sluice.", "tenant": "acme", "pipeline_id": PIPELINE, "agent_id": AGENT, "attempt": "2",

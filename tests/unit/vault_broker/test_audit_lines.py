@@ -70,7 +70,7 @@ def test_a_use_is_told_with_who_what_and_how_long() -> None:
         "request_id": "request-1", "operation": "read", "path": "secret/data/api-keys/openrouter", "mount_type": "kv",
         "outcome": "done", "accessor": "8Yk3nD2pQx7VbT1sW5mZr4Lc", "token_hmac": HMAC,
         "made_accessor": "9Zk3nD2pQx7VbT1sW5mZr4Lc", "display_name": "token-sluice",
-        "policies": ("sluice-parent", f"sluice-pipeline-{PIPELINE}"), "agent_id": AGENT, "attempt": 2,
+        "policies": ("sluice-parent", "pipeline-agent"), "agent_id": AGENT, "attempt": 2,
         "remote_address": "127.0.0.1", "latency_us": 412,
     }  # fmt: skip
     assert used().latency_us is None, "its request was not seen"

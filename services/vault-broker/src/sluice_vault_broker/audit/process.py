@@ -8,7 +8,7 @@ from sluice_contracts.topics import Principal
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
-from sluice_runtime.kafka import KafkaBroker
+from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import Metrics
 from sluice_vault_broker.audit.follower import FILE, KAFKA, Follower
 from sluice_vault_broker.audit.settings import AuditSettings
