@@ -91,7 +91,8 @@ def test_what_was_known_when_vault_was_asked_is_no_orphan() -> None:
     there.holdings.observe(0, key, msgspec.structs.replace(entity, accessor="accessor-of-a"))
     there.holdings.durable(0)
     calls = there.reconciler.round()
-    listed = next(calls)()
+    list_accessors = calls.send(next(calls)())  # behind the entities
+    listed = list_accessors()
     there.holdings.observe(0, key, None)  # revoked, and told so, before the answer was looked at
     there.holdings.durable(0)
     call = calls.send(listed)
