@@ -7,12 +7,9 @@ import asyncio
 import pytest
 
 from sluice_agent_runner.adapters.resilient import ResilientProvider, RetryPolicy
-from sluice_agent_runner.domain.signals import Signal
 from sluice_agent_runner.measures import Measures
 from sluice_agent_runner.ports import ModelRefused, ModelUnavailable
-from sluice_agent_runner.supervision.signalling import PROGRESS_SPACING_MS, SignalSender
 from sluice_contracts.messages.agent import AgentStop, AgentThrottle
-from sluice_contracts.messages.signal import ErrorReported, ProgressReported
 from sluice_runtime.metrics import Metrics
 from tests.unit.agent_runner.builders import Alone, TestTime, call, finish, reply, until
 from tests.unit.agent_runner.runner_world import World, in_world
@@ -42,59 +39,6 @@ def test_signals_stand_on_their_topic_with_the_pipeline_and_what_caused_them() -
 
     ids = [one.id for one in in_world(scenario).log.signals]
     assert ids == [one.id for one in in_world(scenario).log.signals], "whoever repeats a step repeats its signals"
-
-
-def test_turns_that_follow_fast_are_told_once_a_second_and_their_calls_in_sums() -> None:
-    async def scenario() -> None:
-        time, told = SlowTime(), list[Signal]()
-        asleep: list[asyncio.Event] = time.asleep
-
-        async def publish(signal: Signal) -> None:
-            told.append(signal)
-
-        sender = SignalSender(publish, time)
-        error = Signal(ErrorReported(agent_id="a", attempt=1, code="timeout", api_calls=1), "2.1")
-        assert sender.paced([progress(1)]) == [progress(1)], "the first at once"
-        assert sender.paced([error, progress(2)]) == [error], "an error is told when it happens"
-        assert sender.paced([progress(3, api_calls=2)]) == []
-        await sender.flush()
-        assert told == [], "a turn does not wait for what is held back"
-        await until(lambda: len(asleep) == 1)
-        time.time_ms += PROGRESS_SPACING_MS
-        asleep.pop().set()
-        await until(lambda: told == [progress(3, api_calls=3)])
-        assert sender.paced([progress(4)]) == []
-        await until(lambda: len(asleep) == 1)
-        time.time_ms += PROGRESS_SPACING_MS
-        assert sender.paced([progress(5)]) == [progress(5, api_calls=2)], "a turn that comes then takes it along"
-        asleep.pop().set()
-        assert sender.paced([progress(6)]) == []
-        await sender.settle()
-        assert told[1:] == [progress(6)], "the end of the attempt waits for nothing"
-        sender.paced([progress(7)])
-        sender.drop()
-        await sender.settle()
-        assert told[1:] == [progress(6)]
-
-    asyncio.run(scenario())
-
-
-def progress(turn: int, api_calls: int = 1) -> Signal:
-    return Signal(ProgressReported(agent_id="a", attempt=1, turn=turn, api_calls=api_calls), str(turn))
-
-
-class SlowTime(TestTime):
-    """Whoever sleeps is woken by hand."""
-
-    __test__ = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asleep: list[asyncio.Event] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.asleep.append(asyncio.Event())
-        await self.asleep[-1].wait()
 
 
 def test_a_signal_that_may_be_lost_drops_the_attempt_as_any_event_does() -> None:

@@ -98,7 +98,7 @@ class AttemptRunner:
         self._draining = False
         self._announcing: asyncio.Task[None] | None = None
         self._pace = Pace()
-        self._sender = SignalSender(self._signal, services.time)
+        self._sender = SignalSender(self._signal)
         self._secrets = OwnSecrets(services.redact)
         self._machine: TurnMachine | None = None
 
@@ -142,13 +142,13 @@ class AttemptRunner:
         try:
             try:
                 ending = await self._work()
-                await self._sender.settle()
+                await self._sender.flush()
                 if ending is not None:
                     await self._say(ending, 0)
             except PublishFailed:
                 raise
             except FAULTS as error:
-                await self._sender.settle()
+                await self._sender.flush()
                 await self._say(events.failed(self._attempt, failure_of(error, self._secrets.redact)), 0)
             except Exception as error:
                 await self._say(events.failed(self._attempt, self._defect(error)), 0)
@@ -296,7 +296,7 @@ class AttemptRunner:
         stored = await store_large(artifacts, texts)
         finished = events.turn_finished(self._attempt, record, link, texts, stored)
         told = [(self._event_of(finished, record.turn), self._topic)]
-        told += [(self._event_of(data, ordinal), SIGNALS.name) for data, ordinal in self._sender.paced(signals)]
+        told += [(self._event_of(data, ordinal), SIGNALS.name) for data, ordinal in signals]
         await self._announcement
         await self._services.publisher.publish_all(told, key=self._event.subject)
         await self._sender.flush()
