@@ -42,14 +42,12 @@ class BareVault:
     def __init__(self, installation: Installation) -> None:
         self._client = installation.vault_client(names.BROKER)
         self._own = self._client.token
+        self._mount: str | None = None
         self._role_id: str = self._client.auth.approle.read_role_id(names.ORCHESTRATOR)["data"]["role_id"]
 
     def mint(self, pipeline_id: str) -> BareGrant:
-        """All that a pipeline's first agent needs: ten calls."""
+        """All that a pipeline's first agent needs: eight calls."""
         client = self._as(self._own)
-        client.sys.create_or_update_acl_policy(
-            names.pipeline_policy_name(pipeline_id), names.pipeline_policy(pipeline_id)
-        )
         wrapped = client.auth.approle.generate_secret_id(
             names.ORCHESTRATOR, metadata=_meta(pipeline_id), wrap_ttl="60s"
         )
@@ -61,7 +59,7 @@ class BareVault:
         return BareGrant(login["accessor"], root["accessor"], kept, agent, sealed)
 
     def mint_next(self, pipeline_id: str, kept: str) -> tuple[str, str]:
-        """What each further agent needs: four calls. Returns the token's accessor, and the token sealed."""
+        """What each further agent needs that may have none itself: three calls. Returns the token's accessor, and the token sealed."""
         opened = self._as(self._own).secrets.transit.decrypt_data(
             names.BROKER_KEY, kept, context=_base64(pipeline_id), mount_point=names.TRANSIT_MOUNT
         )
@@ -69,7 +67,6 @@ class BareVault:
         child = self._create(parent, pipeline_id, None)
         context = names.grant_context(pipeline_id, AGENT, 1)
         sealed = self._encrypt(names.queue_name(QUEUE), context, child["client_token"])
-        self._encrypt(names.BROKER_KEY, pipeline_id, child["client_token"])
         return child["accessor"], sealed
 
     def renew(self, accessor: str) -> None:
@@ -82,16 +79,27 @@ class BareVault:
 
     def forget(self, pipeline_id: str) -> None:
         """Takes away what a pipeline leaves behind in Vault once its tokens have ended."""
-        self._as(self._own).sys.delete_acl_policy(names.pipeline_policy_name(pipeline_id))
+        client = self._as(self._own)
+        if self._mount is None:  # there is one such mount in a Vault
+            rows = client.list("identity/entity/id")["data"]["key_info"].values()
+            aliases = [alias for row in rows for alias in row["aliases"] if alias["mount_type"] == "token"]
+            self._mount = aliases[0]["mount_accessor"]
+        alias = {"alias_name": names.pipeline_alias(pipeline_id), "alias_mount_accessor": self._mount}
+        entity = client.write_data("identity/lookup/entity", data=alias)["data"]
+        client.delete(f"identity/entity/name/{entity['name']}")
 
     def _create(self, parent: str, pipeline_id: str, role: str | None) -> dict[str, Any]:
         path = f"auth/token/create/{role}" if role else "auth/token/create"
         # Not hvac's own method: that names parameters which the policy `sluice-parent` does not allow.
-        answer = self._as(parent).write_data(path, data={
-            "policies": [names.pipeline_policy_name(pipeline_id), names.PARENT_POLICY], "no_default_policy": True,
-            "meta": _meta(pipeline_id), "display_name": "sluice", "ttl": f"{_TTL_S}s",
-            "explicit_max_ttl": f"{_MAX_TTL_S}s", "renewable": True, "type": "service",
-        })  # fmt: skip
+        body: dict[str, Any] = {
+            "policies": [names.PIPELINE_POLICY], "no_default_policy": True, "meta": _meta(pipeline_id),
+            "display_name": "sluice", "ttl": f"{_TTL_S}s", "explicit_max_ttl": f"{_MAX_TTL_S}s", "renewable": True,
+            "type": "service",
+        }  # fmt: skip
+        if role:
+            body["policies"].append(names.PARENT_POLICY)
+            body["entity_alias"] = names.pipeline_alias(pipeline_id)
+        answer = self._as(parent).write_data(path, data=body)
         found: dict[str, Any] = answer["auth"]
         return found
 
