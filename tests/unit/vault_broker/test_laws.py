@@ -17,6 +17,7 @@ from sluice_contracts.messages.token import (
     TokenGranted,
     TokenRenew,
     TokenRequest,
+    TokenRevoke,
     TokenRevoked,
 )
 from sluice_vault_broker.domain.facts import TokenMinted
@@ -39,6 +40,8 @@ class Course:
         self.attempts: dict[str, int] = defaultdict(lambda: 1)
         self.held: list[TokenMinted] = []
         self.orphans = 0
+        self.sequence = 0
+        self.ended = False
         self.requests: list[tuple[str, str | None, int | None]] = []
 
     def move(self, move: str, agent_id: str, seconds: int) -> None:
@@ -72,7 +75,7 @@ class Course:
                 for revocation in world.revocations()[:1]:
                     world.end(revocation.accessor)
             case "waiting" | "agent_ended":
-                world.revoke(agent_id, attempt, reason=move)
+                self.as_spawner(TokenRevoke(agent_id=agent_id, attempt=attempt, reason=move))
             case "renew":
                 world.say(TokenRenew())
             case "prolong":
@@ -94,16 +97,26 @@ class Course:
             case "manual":
                 world.revoke(reason="manual")
             case "end":
-                world.revoke(reason="pipeline_ended")
+                self.end()
             case "wait":
                 world.wait(seconds)
             case "twice":
                 self._again(seconds)
 
     def _ask(self, message: TokenRequest) -> None:
-        event = self.world.event(message)
-        self.requests.append((event.id, message.agent_id, message.attempt))
+        if not self.ended:  # the spawner asks for nothing then; a redelivery may come
+            self.requests.append((self.as_spawner(message), message.agent_id, message.attempt))
+
+    def as_spawner(self, message: Message) -> str:
+        """Says it with a sequence, by which a repetition is known whatever has ended since; returns its id."""
+        self.sequence += 1
+        event = self.world.event(message, source="spawner", sequence=self.sequence)
         self.world.hear(event)
+        return event.id
+
+    def end(self) -> None:
+        self.as_spawner(TokenRevoke(reason="pipeline_ended"))
+        self.ended = True
 
     def _again(self, seconds: int) -> None:
         """Anything that was heard comes again, at once or later: nothing new is said of what was answered."""
@@ -220,7 +233,7 @@ def _repeat(world: World, event: CloudEvent[Message]) -> None:
 def test_after_the_end_nothing_remains(moves: list[tuple[str, str, int]]) -> None:
     course = run(moves)
     world = course.world
-    world.revoke(reason="pipeline_ended")
+    course.end()
     course.finish()
     kinds = {type(one).__name__ for one in world.state.values()}
     assert kinds <= {"FinishedPipeline", "RefusalsEntity", "Timer"}
