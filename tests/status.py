@@ -58,8 +58,8 @@ IN_PART = {
     "O3": "no row policies per tenant",
     "O7": "metrics, logs, trace context through headers; no exporter, alerts, dashboards",
     "O8": "the events of the topics, filtered and resumed",
-    "U1": "spawn, cancel, answer, tick, revoke, renew, status, tasks, agents, events, logs, artifacts, errors, token, alerts, "
-    "handoff, diagnostic; no keys and scopes",
+    "U1": "spawn, cancel, answer, tick, revoke, renew, status, tasks, agents, events, logs, artifacts, errors, "
+    "token, alerts, handoff, diagnostic; no keys and scopes",
     "U2": "no approve, continue, fork, templates, workspace, retry",
     "U5": "Python; other languages by the contract alone",
     "C1": "no sample producers in other languages, no conformance command",
