@@ -1,6 +1,6 @@
 """How to log in to Kafka: what a credentials file of Sluice says, as settings of librdkafka.
 
-`python login.py CREDENTIALS.json` prints them as a file for kcat. It holds the password: `umask 077` before you keep it.
+`python login.py CREDENTIALS.json` prints them as a file for kcat. It holds the password: say `umask 077` before.
 """
 
 import json
