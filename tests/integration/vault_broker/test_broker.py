@@ -116,9 +116,9 @@ def test_an_agent_below_an_agent_ends_with_it(world: World) -> None:
     assert helper.parent_accessor == lead.accessor
     assert set(lead.policies) == {"pipeline-agent", "sluice-parent"}
     assert helper.policies == other.policies == ("pipeline-agent",)
-    world.request(pipeline, "nobody's", parent_agent_id="other")
+    world.request(pipeline, "nobodys", parent_agent_id="other")
     [denied] = wait_for("the denial", lambda: world.all(TokenDenied, pipeline))
-    assert (denied.agent_id, denied.problem.code) == ("nobody's", "not_a_parent")
+    assert (denied.agent_id, denied.problem.code) == ("nobodys", "not_a_parent")
     tokens = {one.agent_id: opened(world, one, pipeline) for one in (lead, helper, other)}
     world.say(pipeline, TokenRevoke(agent_id="lead", attempt=1, reason="agent_ended"))
     revoked = world.revoked(pipeline, "lead")

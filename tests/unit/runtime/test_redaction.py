@@ -40,6 +40,13 @@ def test_secrets_are_known_by_their_form(name: str, around: str) -> None:
 
 
 @pytest.mark.covers("O7")
+@pytest.mark.parametrize("name", ["vault legacy token", "aws key", "aws temporary key"])
+def test_a_secret_of_exact_length_is_known_right_before_another_one(name: str) -> None:
+    secret, kind = SECRETS[name]
+    assert redact(secret + JWT) == f"[redacted:{kind}][redacted:jwt]"
+
+
+@pytest.mark.covers("O7")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

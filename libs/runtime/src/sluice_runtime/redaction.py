@@ -181,16 +181,17 @@ def _private_keys(text: str) -> str:
 _WORD = "[A-Za-z0-9_-]*+"
 _TOKEN_RULES: tuple[Rule, ...] = (
     _private_keys,
-    # Vault: service, batch and recovery tokens; before 1.10 `s.` and 24 characters.
+    # Vault: service, batch and recovery tokens; before 1.10 `s.` and 24 characters, below.
     _run(rf"hv[sbr]\.(?<![A-Za-z0-9]hv[sbr]\.){_WORD}", "vault-token", at_least=20, digit=False),
-    _run(r"s\.(?<![A-Za-z0-9_.-]s\.)[A-Za-z0-9]*+(?![_(])", "vault-token", at_least=26, at_most=26, digit=False),
     # OpenAI, OpenRouter (sk-or-…), Anthropic (sk-ant-…). A digit tells a key from a hyphenated word.
     _run(rf"sk-(?<![A-Za-z0-9]sk-){_WORD}", "api-key", at_least=20),
-    _run(r"AKIA(?<![A-Za-z0-9]AKIA)[A-Z0-9]*+(?![a-z])", "aws-key", at_least=20, at_most=20, digit=False),
-    _run(r"ASIA(?<![A-Za-z0-9]ASIA)[A-Z0-9]*+(?![a-z])", "aws-key", at_least=20, at_most=20, digit=False),
     _run(rf"gh[opsru]_(?<![A-Za-z0-9]gh[opsru]_){_WORD}", "api-key", at_least=30),
     _run(rf"github_pat_(?<![A-Za-z0-9]github_pat_){_WORD}", "api-key", at_least=30),
     _jwt,
+    # These are told by their exact length: what may follow without a gap has to be gone.
+    _run(r"s\.(?<![A-Za-z0-9_.-]s\.)[A-Za-z0-9]*+(?![_(])", "vault-token", at_least=26, at_most=26, digit=False),
+    _run(r"AKIA(?<![A-Za-z0-9]AKIA)[A-Z0-9]*+(?![a-z])", "aws-key", at_least=20, at_most=20, digit=False),
+    _run(r"ASIA(?<![A-Za-z0-9]ASIA)[A-Z0-9]*+(?![a-z])", "aws-key", at_least=20, at_most=20, digit=False),
     _userinfo,
 )
 

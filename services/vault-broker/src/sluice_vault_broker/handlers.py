@@ -22,7 +22,8 @@ class BrokerDecider:
     """The vault-broker's decisions (`sluice_runtime.deciding.Decider`).
 
     Guarantee: an input that was decided already gives an empty decision. The spawner's commands are known by their
-    sequence (decision 0003), others by agent, attempt and id, answers of Vault by accessor and number.
+    sequence (decision 0003), others by agent, attempt and id as long as their pipeline may have credentials, answers of
+    Vault by accessor and number.
 
     Args:
         policy: Settings of the decisions.

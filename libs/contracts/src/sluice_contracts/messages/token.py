@@ -138,7 +138,7 @@ class TokenRevoked(Message):
     attempt: Ordinal | None = None
     accessors: tuple[Accessor, ...] = Field(
         max_length=1_000,
-        description="At most a thousand of them are named. Empty where a pipeline was revoked that had none.",
+        description="At most a thousand of them are named. Empty where there was none to end.",
     )
     reason: Reason
     detail: Summary = ""
