@@ -59,7 +59,7 @@ class BareVault:
         return BareGrant(login["accessor"], root["accessor"], kept, agent, sealed)
 
     def mint_next(self, pipeline_id: str, kept: str) -> tuple[str, str]:
-        """What each further agent needs that may have none itself: three calls. Returns the token's accessor, and the token sealed."""
+        """What each further agent needs that may have none itself: three calls. Returns its accessor, and it sealed."""
         opened = self._as(self._own).secrets.transit.decrypt_data(
             names.BROKER_KEY, kept, context=_base64(pipeline_id), mount_point=names.TRANSIT_MOUNT
         )

@@ -44,6 +44,7 @@ IN_PART = {
     "P12": "resume; no forks",
     "P13": "limits of pipeline, installation, task and turns; no message timeout, for there are no messages yet; "
     "`CoordinationFailed` has nobody to say it",
+    "P14": "every event has a tenant; no quotas, no fair scheduling, no isolation in HTTP or SQL",
     "A3": "created, busy, waiting, succeeded, error, terminated; no phases, progress, pause, hand-over, other names",
     "W1": "roles as files; the teams' roles are not shipped",
     "W3": "scripted, and OpenAI-compatible against a local endpoint, never tried with a live model; no Anthropic API, "
@@ -57,8 +58,9 @@ IN_PART = {
     "O3": "no row policies per tenant",
     "O7": "metrics, logs, trace context through headers; no exporter, alerts, dashboards",
     "O8": "the events of the topics, filtered and resumed",
-    "U1": "spawn, cancel, answer, tick, status, tasks, agents, events, logs, artifacts, errors; no keys and scopes",
-    "U2": "no approve, continue, revoke, fork, templates, workspace, retry",
+    "U1": "spawn, cancel, answer, tick, revoke, renew, status, tasks, agents, events, logs, artifacts, errors, "
+    "token, alerts, handoff, diagnostic; no keys and scopes",
+    "U2": "no approve, continue, fork, templates, workspace, retry",
     "U5": "Python; other languages by the contract alone",
     "C1": "no sample producers in other languages, no conformance command",
     "C3": "by CLI and SQL; HTTP lists them",

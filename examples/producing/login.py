@@ -1,6 +1,10 @@
-"""How to log in to Kafka: what a credentials file of Sluice says, as settings of librdkafka."""
+"""How to log in to Kafka: what a credentials file of Sluice says, as settings of librdkafka.
+
+`python login.py CREDENTIALS.json` prints them as a file for kcat. It holds the password: say `umask 077` before.
+"""
 
 import json
+import sys
 from pathlib import Path
 
 
@@ -17,3 +21,10 @@ def login(credentials_file: str) -> dict[str, str]:
     if found.get("ssl_ca_file"):
         settings["ssl.ca.location"] = found["ssl_ca_file"]
     return settings
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("give one credentials file: python login.py CREDENTIALS.json")
+    for name, value in login(sys.argv[1]).items():
+        print(f"{name}={value}")

@@ -148,9 +148,10 @@ def test_every_command_is_shown_as_a_record() -> None:
 
 
 @pytest.mark.covers("C1", "V5")
-def test_a_violation_and_a_budget_are_shown_as_records() -> None:
+def test_a_violation_a_budget_and_a_revocation_are_shown_as_records() -> None:
     text = (ROOT / "docs" / "producing.md").read_text()
     assert record("violation.reported", "foreign") in text
+    assert record("token.revoke", "manual") in text
     budget = json.loads((ROOT / "schemas" / "examples" / "budget.set" / "v1" / "pipeline.json").read_text())["data"]
     assert record("budget.set", "pipeline", BudgetSet(**budget).key) in text
 

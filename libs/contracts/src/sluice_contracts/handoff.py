@@ -93,14 +93,14 @@ class ReportedAgent(Value):
     turns: Count
     usage: Usage
     last_problem: Problem | None
-    checkpoint: Checkpoint | None = Field(description="None: it has not finished a turn.")
+    checkpoint: Checkpoint | None = Field(description="Null: it has not finished a turn.")
 
 
 class ReportedToken(Value):
     """A credential, by Vault's name of it. Never the token, nor its sealed form."""
 
     accessor: str
-    agent_id: str | None = Field(description="None: the pipeline's own.")
+    agent_id: str | None = Field(description="Null: the pipeline's own.")
     attempt: Count | None
     state: TokenState
     granted_at_ms: Milliseconds | None
@@ -171,7 +171,7 @@ class HandoffSummary(Value):
     last_checkpoint: Checkpoint | None = Field(description="The newest of all agents'.")
     last_checkpoint_agent_id: str | None
     alerts: tuple[ReportedAlert, ...]
-    revocation: Revocation | None = Field(description="None: nobody has ended the credentials.")
+    revocation: Revocation | None = Field(description="Null: nobody has ended the credentials.")
 
 
 class Progress(Value):

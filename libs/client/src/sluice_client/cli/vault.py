@@ -48,7 +48,7 @@ def apply(
         ),
     ] = None,
     no_credentials: Annotated[
-        bool, typer.Option("--no-credentials", help="Make none: the services log in by another auth method.")
+        bool, typer.Option("--no-credentials", help="Make none: you bring the RoleID and SecretID files.")
     ] = False,
     audit_file: Annotated[
         str | None,
@@ -113,7 +113,7 @@ def put_key(
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, member `key`.
+    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, member `api_key`.
 
     The key comes by a file or by standard input, never by the command line, which every user of a machine can read.
     """

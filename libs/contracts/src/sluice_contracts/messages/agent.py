@@ -53,7 +53,7 @@ class AgentRun(Message):
     )
     answers: tuple[Answer, ...] = Field(default=(), description="Answered, and not yet seen in a finished turn.")
     grant: Grant | None = Field(
-        default=None, description="The attempt's credential; None where the task may have none (`no-secrets`)."
+        default=None, description="The attempt's credential; absent or null where the task may have none."
     )
     api_calls_per_minute: Ordinal | None = Field(
         default=None, description="Where the pipeline is throttled: what this agent may make."
@@ -68,7 +68,7 @@ class AgentStop(Message):
     attempt: Attempt
     reason: Summary
     runner_id: Identifier | None = Field(
-        default=None, description="Only what this runner has is stopped; None: whichever runner has it."
+        default=None, description="Only what this runner has is stopped; absent or null: whichever has it."
     )
 
 
@@ -114,7 +114,7 @@ class ToolCall(Value):
 
     call_id: str = Field(max_length=128)
     name: str = Field(max_length=128)
-    arguments: dict[str, Any] | None = Field(default=None, description="None where larger than 8 KiB: see ref.")
+    arguments: dict[str, Any] | None = Field(default=None, description="Absent or null if larger than 8 KiB: see ref.")
     arguments_ref: ArtifactRef | None = None
     result: Body
     is_error: bool = False

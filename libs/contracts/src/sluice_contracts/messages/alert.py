@@ -18,7 +18,9 @@ class AlertRaised(Message):
 
     condition: AlertCondition
     action: AlertAction
-    agent_id: Identifier | None = Field(default=None, description="Whom the action is about; None: the whole pipeline.")
+    agent_id: Identifier | None = Field(
+        default=None, description="Whom the action is about; absent or null: the whole pipeline."
+    )
     attempt: Ordinal | None = None
     observed: Count = Field(description="Errors or calls in the window; milliseconds without progress; violations.")
     limit: Count = Field(description="What was allowed, in the same unit.")
@@ -40,7 +42,9 @@ class BudgetSet(Message):
     """
 
     scope: Literal["installation", "tenant", "pipeline"]
-    name: Identifier | None = Field(default=None, description="The tenant or the pipeline; None for the installation.")
+    name: Identifier | None = Field(
+        default=None, description="The tenant or the pipeline; absent or null for the installation."
+    )
     errors_per_minute: Count | None = Field(default=None, description="More of them end all credentials.")
     api_calls_per_minute: Count | None = Field(default=None, description="More of them throttle, then end all.")
     progress_timeout_s: Ordinal | None = Field(default=None, description="Longer without progress ends the agent's.")

@@ -51,7 +51,8 @@ class VaultUsed(Message):
     attempt: Ordinal | None = None
     remote_address: Word | None = None
     latency_us: Count | None = Field(
-        default=None, description="Microseconds from the request to the answer; None where the request was not seen."
+        default=None,
+        description="Microseconds from the request to the answer; absent or null if the request was unseen.",
     )
 
 

@@ -29,6 +29,17 @@ FULL_REVOCATIONS: tuple[RevocationReason, ...] = (
 )  # fmt: skip
 """Reasons for which a living pipeline loses all its tokens: it is handed off, and fails."""
 
+Reason = Annotated[
+    RevocationReason,
+    Field(
+        description="Without `agent_id`, `manual`, `error_budget_exceeded`, `api_call_budget_exceeded` and "
+        "`policy_violation` are full revocations: the pipeline gets no credential any more, is handed off, and fails. "
+        "The others are our services' own: `no_progress` and `waiting` end one attempt's, `agent_ended`, "
+        "`attempt_superseded` and `pipeline_ended` what has done its work, `orphaned` what nobody knew. Other systems "
+        "leave it out, or say `manual`; why, goes into `detail`."
+    ),
+]
+
 
 class Grant(Value):
     """A token, sealed by Vault's transit engine: only the runners of its queue open it, and only as this attempt's."""
@@ -48,10 +59,14 @@ class TokenRequest(Message):
     An attempt's ends those of the agent's earlier attempts.
     """
 
-    agent_id: Identifier | None = Field(default=None, description="None: the pipeline's own, the root of all others.")
-    attempt: Ordinal | None = None
-    queue: Identifier | None = Field(default=None, description="Whose runners may open it.")
-    parent_agent_id: Identifier | None = Field(default=None, description="None: a child of the pipeline's own.")
+    agent_id: Identifier | None = Field(
+        default=None, description="Absent or null: the pipeline's own, the root of all others."
+    )
+    attempt: Ordinal | None = Field(default=None, description="Needed with `agent_id`.")
+    queue: Identifier | None = Field(default=None, description="Whose runners may open it. Needed with `agent_id`.")
+    parent_agent_id: Identifier | None = Field(
+        default=None, description="Absent or null: a child of the pipeline's own."
+    )
     may_have_agents: bool = Field(default=False, description="Whether tokens of other agents may be below an agent's.")
 
 
@@ -59,10 +74,14 @@ class TokenRequest(Message):
 class TokenRevoke(Message):
     """Ends a credential and all below it: the pipeline's, or an agent's."""
 
-    agent_id: Identifier | None = Field(default=None, description="None: the pipeline's, with all its agents'.")
-    attempt: Ordinal | None = Field(default=None, description="This and every earlier one; None: whichever it is.")
-    reason: RevocationReason = "manual"
-    detail: Summary = ""
+    agent_id: Identifier | None = Field(
+        default=None, description="Absent or null: the pipeline's, with all its agents'."
+    )
+    attempt: Ordinal | None = Field(
+        default=None, description="Of `agent_id`: this and every earlier one; absent or null: whichever it is."
+    )
+    reason: Reason = "manual"
+    detail: Summary = Field(default="", description="Why, for people: it is told in `token.revoked` and in the report.")
 
 
 @message("token.renew")
@@ -73,7 +92,7 @@ class TokenRenew(Message):
 class TokenEvent(Message):
     """What happened to one credential."""
 
-    agent_id: Identifier | None = Field(default=None, description="None: it is the pipeline's own.")
+    agent_id: Identifier | None = Field(default=None, description="Absent or null: it is the pipeline's own.")
     attempt: Ordinal | None = None
     accessor: Accessor
     latency_ms: Milliseconds = Field(
@@ -88,7 +107,9 @@ class TokenGranted(TokenEvent):
     policies: tuple[Identifier, ...] = ()
     parent_accessor: Accessor | None = None
     queue: Identifier | None = None
-    grant: Grant | None = Field(default=None, description="None for the pipeline's own, which nobody else may use.")
+    grant: Grant | None = Field(
+        default=None, description="Absent or null for the pipeline's own, which nobody else may use."
+    )
     expires_at_ms: Milliseconds = Field(description="Unless it is renewed before.")
     ends_at_ms: Milliseconds = Field(description="It can't be renewed beyond this.")
 
@@ -113,10 +134,13 @@ class TokenRenewed(TokenEvent):
 class TokenRevoked(Message):
     """Vault has ended these tokens, and refuses whoever still has one."""
 
-    agent_id: Identifier | None = Field(default=None, description="None: all of the pipeline.")
+    agent_id: Identifier | None = Field(default=None, description="Absent or null: all of the pipeline.")
     attempt: Ordinal | None = None
-    accessors: tuple[Accessor, ...] = Field(max_length=1_000, description="At most a thousand of them are named.")
-    reason: RevocationReason
+    accessors: tuple[Accessor, ...] = Field(
+        max_length=1_000,
+        description="At most a thousand of them are named. Empty where there was none to end.",
+    )
+    reason: Reason
     detail: Summary = ""
     alert_id: str | None = Field(default=None, max_length=255, description="The alert that caused it.")
     latency_ms: Milliseconds = Field(
