@@ -163,7 +163,10 @@ class _Handler(BaseHTTPRequestHandler):
             return  # no Vault: the connection ends, as with one that was killed
         if fault == Cut("after") or proxy.watch(call, True):
             return
-        self._answer(status, told, answer, whole=fault != Cut("half"))
+        if fault != Cut("half"):
+            self._answer(status, told, answer)
+        elif answer:  # of an answer without a body nothing comes
+            self._answer(status, told, answer, whole=False)
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, *, whole: bool = True) -> None:
         self.close_connection = not whole
