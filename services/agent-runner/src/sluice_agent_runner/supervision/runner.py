@@ -174,7 +174,7 @@ class Runner:
             held.attempt.answer(message.answer)
 
     async def on_throttle(self, throttle: AgentThrottle) -> None:
-        """Slows the calls of the attempt that is held; the next attempt of the agent begins without."""
+        """Slows the calls of the attempt that is held. Not held: the next attempt's `agent.run` says its pace."""
         held = self._held.get(throttle.agent_id)
         if held is not None:
             held.attempt.throttle(throttle.api_calls_per_minute)
