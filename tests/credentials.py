@@ -15,7 +15,9 @@ from sluice_contracts.messages.token import (
     TokenDenied,
     TokenExpired,
     TokenGranted,
+    TokenRenew,
     TokenRenewed,
+    TokenRevoke,
     TokenRevoked,
 )
 
@@ -45,14 +47,25 @@ def check_answers(told: Events, asked: Events) -> None:
     answers: dict[str, list[Message]] = defaultdict(list)
     groups = set()
     for event in told:
-        if isinstance(event.data, TokenGranted | TokenDenied):
-            groups.add((event.subject, event.data.agent_id, event.data.attempt))
-            answers[f"{event.causation_id} {event.data.agent_id}"].append(event.data)
+        data = event.data
+        if isinstance(data, TokenGranted) or (isinstance(data, TokenDenied) and data.command == "token.request"):
+            groups.add((event.subject, data.agent_id, data.attempt))
+            answers[f"{event.causation_id} {data.agent_id}"].append(data)
     twice = {one: found for one, found in answers.items() if len(found) > 1}
     assert not twice, f"answered twice: {twice}"
     for one in asked:
         group = one.subject, getattr(one.data, "agent_id", None), getattr(one.data, "attempt", None)
         assert group in groups, f"nobody answered {one}"
+
+
+def check_people_are_answered(told: Events, commands: Events) -> None:
+    """Each revocation by a person is answered once, revoked or denied; and no renewal is denied twice."""
+    answers = Counter(event.causation_id for event in told if isinstance(event.data, TokenRevoked | TokenDenied))
+    for one in commands:
+        if isinstance(one.data, TokenRevoke) and one.data.reason == "manual":
+            assert answers[one.id] == 1, f"{answers[one.id]} answers to {one}"
+        elif isinstance(one.data, TokenRenew):
+            assert answers[one.id] <= 1, f"denied twice: {one}"
 
 
 def check_revocations_are_final(told: Events) -> None:

@@ -90,3 +90,11 @@ def test_topics_are_found_by_their_concrete_names() -> None:
         assert topics.find(topics.dead_letter_topic(row.for_queue("default"))) is None
     assert topics.find("agent.tasks.") is None
     assert topics.find("pipeline.commands.x") is None
+
+
+@pytest.mark.covers("D2")
+def test_limits_are_set_by_people_only() -> None:
+    """The api and the store read them: whoever takes one of these over can't raise what he is stopped by."""
+    rules = topics.acls(topics.concrete_topics(queues=["default"], partitions=1), prefix="")
+    writers = {one.principal for one in rules if one.resource == topics.BUDGETS.name and "write" in one.operations}
+    assert writers == {topics.Principal.OPERATOR, topics.Principal.DLQ_OPERATOR}

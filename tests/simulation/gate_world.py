@@ -25,6 +25,7 @@ from sluice_vault_broker.adapters.acts import Terms
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.handlers import BrokerDecider
 from sluice_vault_broker.ports import VaultAway
+from tests.credentials import check_people_are_answered, each_once
 from tests.doubles import ManualClock
 from tests.simulation import world as spine
 from tests.simulation.brokers import BrokerInstance
@@ -226,6 +227,8 @@ class GateWorld(spine.World):
             assert run.grant == granted[run.agent_id, run.attempt].grant, "each attempt has its own"
         living = [one for one in self.store.tokens.values() if one.installation == INSTALLATION]
         assert living == [], "no pipeline lives any more, and no token"
+        commands = each_once(one for one in self._events("token.commands") if one.source == "operator")
+        check_people_are_answered(each_once(self._events("token.events")), commands)
         self._check_ends()
 
     def _check_ends(self) -> None:

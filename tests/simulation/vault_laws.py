@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from sluice_contracts import topics
 from sluice_contracts.codec import decode
 from sluice_contracts.envelope import Record
-from sluice_contracts.messages.token import TokenExpired, TokenGranted
+from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRequest
 from tests.credentials import (
     Events,
     check_answers,
+    check_people_are_answered,
     check_revocations_are_final,
     check_sequences,
     each_once,
@@ -23,7 +24,7 @@ TOLD = (*(one.name for one in topics.TOPICS if not one.per_queue), "dlq.token.co
 
 def check(
     records: Mapping[str, Sequence[Record]],
-    asked: Events,
+    commands: Events,
     store: MemoryStore,
     installation: str,
     queue: str,
@@ -34,7 +35,7 @@ def check(
 
     Args:
         records: Of every topic.
-        asked: Each request, once.
+        commands: Each command, once.
         store: The Vault, after all was reconciled.
         installation: Whose tokens are looked at.
         queue: For which grants are sealed.
@@ -43,7 +44,8 @@ def check(
     """
     told = each_once(decode(record) for record in records["token.events"])
     check_sequences(told)
-    check_answers(told, asked)
+    check_answers(told, [one for one in commands if isinstance(one.data, TokenRequest)])
+    check_people_are_answered(told, commands)
     check_revocations_are_final(told)
     _check_grants(told, store, queue)
     _check_vault(told, store, installation, ended)

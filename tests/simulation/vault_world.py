@@ -171,7 +171,7 @@ class VaultWorld:
             self._say(pipeline_id, TokenRevoke(agent_id=agent_id, attempt=attempt, reason="waiting"))
             if self.random.random() < 0.7:
                 self._request(pipeline_id, agent_id, again=True)
-        elif choice < 0.80:
+        elif choice < 0.80 and attempt:
             self._say(pipeline_id, TokenRenew(), source="operator")
         elif choice < 0.84 and attempt:
             self._alert(pipeline_id, "revoke_agent", agent_id, attempt)
@@ -181,7 +181,10 @@ class VaultWorld:
             self._say(pipeline_id, TokenRevoke(reason="manual"), source="operator")
         elif choice < 0.91:
             self._say(pipeline_id, TokenRevoke(reason="waiting"))
-        elif choice < 0.95:
+        elif choice < 0.93 and attempt:
+            one = self.random.choice([None, attempt, max(1, attempt - 1)])
+            self._say(pipeline_id, TokenRevoke(agent_id=agent_id, attempt=one), source="operator")
+        elif choice < 0.97:
             self.end(pipeline_id)
 
     def _request(self, pipeline_id: str, agent_id: str, *, again: bool = False) -> None:
@@ -203,6 +206,7 @@ class VaultWorld:
         if known and self.random.random() < 0.5:  # late, and refused
             late = TokenRequest(agent_id="agent-0", attempt=99, queue=QUEUE)
             self._say(pipeline_id, late, source="operator")
+            self._say(pipeline_id, self.random.choice([TokenRevoke(), TokenRenew()]), source="operator")
         self.pipelines[place] = str(UUID(int=self.random.getrandbits(128)))
 
     def _alert(self, pipeline_id: str, action: AlertAction, agent_id: str | None = None, attempt: int = 0) -> None:
@@ -340,8 +344,7 @@ class VaultWorld:
     def check(self) -> None:
         """All laws of what stands on the topics, and of what Vault holds in the end."""
         told = {topic: self.records(topic) for topic in TOLD}
-        asked = [one for one in self.commands if isinstance(one.data, TokenRequest)]
-        check(told, asked, self.store, OURS, QUEUE, self.ended, self._heard.lines)
+        check(told, self.commands, self.store, OURS, QUEUE, self.ended, self._heard.lines)
         if not self.faults.jump:
             check_expiries(told["token.events"], self.store)
         for minted in self.foreign:

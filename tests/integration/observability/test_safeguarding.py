@@ -13,6 +13,7 @@ import pytest
 from websockets.sync.client import connect
 
 from sluice_client import cli
+from sluice_client.cli.exits import REFUSED
 from sluice_contracts import topics
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, pipeline, token
@@ -68,13 +69,18 @@ def obeys(command: CloudEvent[Message]) -> list[CloudEvent[Message]]:
         )
     else:
         return []
+    return [_answer(safeguard, data, command)]
+
+
+def _answer(safeguard: Safeguard, data: Message, command: CloudEvent[Message]) -> CloudEvent[Message]:
     made = safeguard.broker(data, command.id)
-    return [CloudEvent(**{**{name: getattr(made, name) for name in made.__slots__}, "id": f"of-{command.id}"})]
+    return CloudEvent(**{**{name: getattr(made, name) for name in made.__slots__}, "id": f"of-{command.id}"})
 
 
 def denies(command: CloudEvent[Message]) -> list[CloudEvent[Message]]:
-    problem = Problem(code="unknown_pipeline", detail="pipeline has no credentials")
-    return [Safeguard(Teller(command.subject)).broker(token.TokenDenied(problem=problem), command.id)]
+    problem = Problem(code="pipeline_ended", detail="pipeline p9 has ended, and its credentials with it")
+    denied = token.TokenDenied(problem=problem, command="token.revoke")
+    return [_answer(Safeguard(Teller(command.subject)), denied, command)]
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], api: Service, *arguments: str) -> str:
@@ -121,18 +127,29 @@ def _with(http: httpx.Client, pipeline_id: str, name: str) -> dict[str, Any] | N
 
 
 @pytest.mark.covers("U1")
-def test_what_is_denied_or_not_answered_is_said(http: httpx.Client, broker: Spawner) -> None:
+def test_what_is_denied_or_not_answered_is_said(
+    api: Service, http: httpx.Client, broker: Spawner, writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
     broker.answers(denies)
-    asked = {"json": {"pipeline_id": "p9"}, "headers": {"Prefer": "wait=20"}}
+    asked: dict[str, Any] = {"json": {"pipeline_id": "p9"}, "headers": {"Prefer": "wait=20"}}
+    for path in ("/api/pipeline/revoke", "/api/observability/revoke", "/api/pipeline/renew"):
+        unknown = http.post(path, **asked)
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:sluice:problem:pipeline_not_found")
+    assert broker.commands == [], "nobody was asked"
+    writer.tell(*spawning(Teller("p9")))
+    wait_for("the pipeline", lambda: http.get("/runs/p9/status").status_code == 200)
     denied = http.post("/api/pipeline/revoke", **asked)
-    assert (denied.status_code, denied.json()["type"]) == (422, "urn:sluice:problem:unknown_pipeline")
+    assert (denied.status_code, denied.json()["type"]) == (422, "urn:sluice:problem:pipeline_ended")
+    assert cli.run(["revoke", "p9", "--wait", "--url", api.url]) == REFUSED
+    assert "pipeline p9 has ended" in capsys.readouterr().err
+    assert http.get("/api/pipeline/token?pipeline_id=p9").json()["items"] == [], "no credential was denied"
     broker.answers(lambda command: [])
     assert http.post("/api/pipeline/renew", json={"pipeline_id": "p9"}, headers={"Prefer": "wait=1"}).status_code == 202
     wrong = http.post("/api/pipeline/revoke", json={"pipeline_id": "p9", "agent": "a"})
     assert wrong.status_code == 422
     assert [one["field"] for one in wrong.json()["errors"]] == ["body.agent"], wrong.text
-    assert http.post("/api/observability/handoff", json={"pipeline_id": "p9"}).status_code == 404
-    assert http.post("/api/observability/diagnostic", json={"pipeline_id": "p9"}).status_code == 404
+    assert http.post("/api/observability/handoff", json={"pipeline_id": "p8"}).status_code == 404
+    assert http.post("/api/observability/diagnostic", json={"pipeline_id": "p8"}).status_code == 404
 
 
 @pytest.mark.covers("O5", "U1")

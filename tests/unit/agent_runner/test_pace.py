@@ -38,6 +38,7 @@ def test_a_pace_is_replaced_by_a_later_one_and_counts_from_the_last_call() -> No
     assert pace.wait_ms(1_000) == 59_000
     pace.limit(60)
     assert pace.wait_ms(1_000) == 0
+    assert Pace(7).wait_ms(0) == 0, "the first call waits for none"
     pace.limit(7)
     assert pace.wait_ms(0) == 8_572, "rounded up: seven such waits are no less than a minute"
 

@@ -17,3 +17,13 @@ def test_the_grace_ends_before_the_process_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SLUICE_RUNNER_GRACE_S", str(STOP_MAX_S))
     with pytest.raises(SettingsError, match="SLUICE_RUNNER_GRACE_S"):
         load_settings(RunnerSettings)
+
+
+@pytest.mark.covers("D1")
+def test_slots_and_backlog_are_what_one_heartbeat_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
+    monkeypatch.setenv("SLUICE_RUNNER_SLOTS", "1000")
+    with pytest.raises(SettingsError, match=r"SLUICE_RUNNER_SLOTS=1000 and SLUICE_RUNNER_BACKLOG_MAX_COUNT=1000"):
+        load_settings(RunnerSettings)
+    monkeypatch.setenv("SLUICE_RUNNER_BACKLOG_MAX_COUNT", "400")
+    assert load_settings(RunnerSettings).runner_slots == 1_000

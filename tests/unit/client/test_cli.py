@@ -116,6 +116,20 @@ def test_every_event_of_the_stream_has_a_sentence() -> None:
         sentence({"type": kind, "data": {}})
 
 
+@pytest.mark.covers("V7")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("token.request", "to the pipeline: "),
+        ("token.revoke", "revocation of the pipeline: "),
+        ("token.renew", "renewal"),
+    ],
+)
+def test_a_denial_says_what_was_denied(command: str, said: str) -> None:
+    told = sentence({"type": "token.denied", "data": {"command": command, "problem": {"code": "c", "detail": "d"}}})
+    assert said in told
+
+
 def test_what_agents_say_does_not_steer_the_terminal() -> None:
     told = {
         "type": "agent.succeeded",

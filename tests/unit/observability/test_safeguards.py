@@ -73,6 +73,7 @@ def test_a_credential_that_is_denied_expires_or_ends_with_one_agent() -> None:
     teller = Teller("p1")
     safeguard = Safeguard(teller)
     problem = Problem(code="pipeline_revoked", detail="its credentials have ended")
+    nothing = Problem(code="no_credential", detail="it has none")
     view = folded(
         [
             *spawning(teller),
@@ -81,8 +82,11 @@ def test_a_credential_that_is_denied_expires_or_ends_with_one_agent() -> None:
             safeguard.tell(token.TokenRequest(agent_id=teller.agent_id, attempt=2, queue="default"), "spawner"),
             safeguard.broker(token.TokenDenied(agent_id=teller.agent_id, attempt=2, problem=problem)),
             safeguard.broker(token.TokenExpired(accessor=safeguard.root)),
+            safeguard.broker(token.TokenDenied(problem=nothing, command="token.renew")),
+            safeguard.broker(token.TokenDenied(agent_id=teller.agent_id, problem=nothing, command="token.revoke")),
         ]
     )
+    assert "no_credential" not in {one.code for one in view.errors.values()}, "a person's command, no error"
     told = [(one.accessor, one.attempt, one.state, one.reason) for one in view.tokens.values()]
     assert told == [
         ("root.p1", None, "expired", None), ("child.p1", 1, "revoked", "no_progress"),

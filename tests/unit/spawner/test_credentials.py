@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentRun, AgentStop
@@ -133,6 +135,15 @@ def test_a_denied_grant_fails_the_task_with_its_problem() -> None:
     [failed] = world.all(TaskFailed)
     assert failed.problem.code == "unknown_queue"
     assert types([world.terminal()]) == ["pipeline.failed"]
+
+
+@pytest.mark.covers("V7")
+@pytest.mark.parametrize("command", ["token.revoke", "token.renew"])
+def test_a_person_s_command_that_is_denied_changes_nothing_for_who_waits_for_a_grant(command: Any) -> None:
+    world = spawned()
+    before = dict(world.state)
+    assert world.deny("a", "no_credential", command=command) == []
+    assert world.state == before
 
 
 @pytest.mark.covers("V5")

@@ -249,11 +249,12 @@ class World:
         )  # fmt: skip
         return self.say(message, **more)
 
-    def deny(self, task_id: str, code: str = "unknown_queue", **more: Any) -> list[Message]:
+    def deny(self, task_id: str, code: str = "unknown_queue", *, command: Any = "token.request") -> list[Message]:
         problem = Problem(code=code, detail="there is no such key")
         agent = self.agent(task_id)
-        message = TokenDenied(agent_id=self.agent_id(task_id), attempt=agent.requested, problem=problem)
-        return self.say(message, **more)
+        return self.say(
+            TokenDenied(agent_id=self.agent_id(task_id), attempt=agent.requested, problem=problem, command=command)
+        )
 
     def expire(self, task_id: str, *, attempt: int | None = None) -> list[Message]:
         attempt = self.agent(task_id).attempt if attempt is None else attempt

@@ -125,8 +125,10 @@ def test_another_tenant_gets_nothing_and_ends_nothing(world: World) -> None:
     before = world.token("a")
     assert codes(world.request("b", tenant="another")) == ["unknown_pipeline"]
     assert world.said[-1].event.tenant == "another"
-    assert world.revoke(reason="manual", tenant="another") == []
-    assert world.say(TokenRenew(), tenant="another") == []
+    assert codes(world.revoke(reason="manual", tenant="another")) == ["unknown_pipeline"]
+    assert world.said[-1].event.tenant == "another"
+    assert codes(world.revoke("a", reason="manual", tenant="another")) == ["unknown_pipeline"]
+    assert codes(world.say(TokenRenew(), tenant="another")) == ["unknown_pipeline"]
     assert world.token("a") == before
     world.revoke("a", 1, reason="manual", tenant=SYSTEM_TENANT)
     assert world.find("a") is None
@@ -281,7 +283,7 @@ def test_the_pipeline_s_end_ends_all_and_leaves_little(world: World) -> None:
     assert (revoked.agent_id, set(revoked.accessors), revoked.reason) == (None, accessors, "pipeline_ended")
     assert {type(one).__name__ for one in world.state.values()} == {"FinishedPipeline", "RefusalsEntity", "Timer"}
     assert codes(world.request("a", 2)) == ["pipeline_ended"]
-    assert world.revoke(reason="manual") == []
+    assert codes(world.revoke(reason="manual")) == ["pipeline_ended"]
     assert world.alert("revoke_pipeline") == []
     sequences = [one.event.sequence or 0 for one in world.said]
     assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))

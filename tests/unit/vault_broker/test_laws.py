@@ -22,13 +22,13 @@ from sluice_contracts.messages.token import (
 )
 from sluice_vault_broker.domain.facts import TokenMinted
 from sluice_vault_broker.domain.state import TokenEntity
-from tests.unit.vault_broker.world import PIPELINE, World
+from tests.unit.vault_broker.world import PIPELINE, World, codes
 
 AGENTS = ("a", "b", "c")
 MOVES = (
     "request", "request", "request", "next", "root", "mint", "mint", "mint", "hold", "late", "ended", "ended",
-    "waiting", "agent_ended", "renew", "prolong", "gone", "orphan", "alert_agent", "alert", "manual", "end", "wait",
-    "twice",
+    "waiting", "agent_ended", "renew", "prolong", "gone", "orphan", "alert_agent", "alert", "manual",
+    "manual_agent", "end", "wait", "twice",
 )  # fmt: skip
 
 
@@ -43,6 +43,8 @@ class Course:
         self.sequence = 0
         self.ended = False
         self.requests: list[tuple[str, str | None, int | None]] = []
+        self.of_people: dict[str, bool] = {}
+        self.renewed: set[str] = set()
 
     def move(self, move: str, agent_id: str, seconds: int) -> None:
         world, attempt = self.world, self.attempts[agent_id]
@@ -77,7 +79,7 @@ class Course:
             case "waiting" | "agent_ended":
                 self.as_spawner(TokenRevoke(agent_id=agent_id, attempt=attempt, reason=move))
             case "renew":
-                world.say(TokenRenew())
+                self._person(TokenRenew())
             case "prolong":
                 for one in (None, *AGENTS):
                     token = world.find(one)
@@ -95,7 +97,9 @@ class Course:
             case "alert":
                 world.alert("revoke_pipeline")
             case "manual":
-                world.revoke(reason="manual")
+                self._person(TokenRevoke(detail="enough"))
+            case "manual_agent":
+                self._person(TokenRevoke(agent_id=agent_id, attempt=(None, attempt, attempt - 1 or None)[seconds % 3]))
             case "end":
                 self.end()
             case "wait":
@@ -117,6 +121,15 @@ class Course:
     def end(self) -> None:
         self.as_spawner(TokenRevoke(reason="pipeline_ended"))
         self.ended = True
+
+    def _person(self, message: TokenRevoke | TokenRenew) -> None:
+        state, event = self.world.state, self.world.event(message)
+        self.of_people[event.id] = not {f"{PIPELINE}/pipeline", f"{PIPELINE}/finished"}.isdisjoint(state)
+        said = self.world.hear(event)
+        if isinstance(message, TokenRenew) and not codes(said):
+            tokens = (self.world.find(one) for one in (None, *AGENTS))
+            assert any(token is not None and token.renewing_since_ms is not None for token in tokens), "nothing follows"
+            self.renewed.add(event.id)
 
     def _again(self, seconds: int) -> None:
         """Anything that was heard comes again, at once or later: nothing new is said of what was answered."""
@@ -167,21 +180,38 @@ def run(moves: list[tuple[str, str, int]]) -> Course:
 @settings(max_examples=300)
 @given(courses)
 def test_every_attempt_that_is_asked_for_is_answered_and_no_request_twice(moves: list[tuple[str, str, int]]) -> None:
-    """These are not the spawner's: one that was granted, and comes again after all was ended, is told so, once."""
     course = run(moves)
-    answers: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
+    answers: dict[tuple[str | None, str | None], int] = defaultdict(int)
     groups = set()
     for output in course.world.said:
-        data = output.event.data
-        if isinstance(data, TokenGranted | TokenDenied):
-            groups.add((data.agent_id, data.attempt))
-            said = data.problem.code if isinstance(data, TokenDenied) else "granted"
-            answers[output.event.causation_id, data.agent_id].append(said)
-    over = "credentials_revoked", "pipeline_ended"
-    twice = [one for one in answers.values() if len(one) > 1]
-    assert not [one for one in twice if len(one) > 2 or one[0] != "granted" or one[1] not in over]
+        if isinstance(output.event.data, TokenGranted | TokenDenied) and _asks(output.event.data):
+            groups.add((output.event.data.agent_id, output.event.data.attempt))
+            answers[output.event.causation_id, output.event.data.agent_id] += 1
+    assert not [one for one, count in answers.items() if count > 1]
     for _, agent_id, attempt in course.requests:
         assert (agent_id, attempt) in groups
+
+
+def _asks(told: TokenGranted | TokenDenied) -> bool:
+    return isinstance(told, TokenGranted) or told.command == "token.request"
+
+
+@pytest.mark.covers("V7")
+@settings(max_examples=300)
+@given(courses)
+def test_every_command_of_a_person_has_one_answer_however_often_it_comes(moves: list[tuple[str, str, int]]) -> None:
+    course = run(moves)
+    told: dict[str | None, list[str]] = defaultdict(list)
+    for output in course.world.said:
+        told[output.event.causation_id].append(output.event.type)
+    for command_id, is_known in course.of_people.items():
+        answers = [one for one in told[command_id] if one in ("token.revoked", "token.denied")]
+        if command_id in course.renewed:
+            assert answers == [], "it is renewed, and denied"
+        elif is_known:
+            assert len(answers) == 1, f"{command_id}: {answers}"
+        else:  # of what nobody knows nothing is remembered
+            assert answers, f"{command_id}: silence"
 
 
 @pytest.mark.covers("V1", "V3", "V6")
@@ -223,8 +253,8 @@ def test_what_comes_again_at_once_says_nothing_and_changes_nothing(moves: list[t
 
 def _repeat(world: World, event: CloudEvent[Message]) -> None:
     last = world.heard[-1][0]
-    if event is not last or event.type in ("token.renew", "timer.due"):
-        return  # a renewal may be wanted as often as somebody wants it
+    if event is not last or event.type == "timer.due":
+        return
     state = dict(world.state)
     known = f"{PIPELINE}/pipeline" in state or f"{PIPELINE}/finished" in state
     said = world.hear(event)

@@ -32,6 +32,7 @@ def test_after_a_full_revocation_nothing_is_granted_any_more(world: World, reaso
     assert isinstance(revoked, TokenRevoked)
     assert (set(revoked.accessors), revoked.reason, revocation.last) == (all_of_them, reason, True)
     again = world.event(TokenRevoke(reason="manual"))
+    assert codes(world.hear(again)) == ["credentials_revoked"]
     assert world.hear(again) == []
     for agent_id, attempt in ((None, None), ("a", 1), ("a", 2), ("d", 1)):
         assert codes(world.request(agent_id, attempt)) == ["credentials_revoked"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sluice_agent_runner.settings import RunnerSettings
 from sluice_vault_broker.settings import BrokerSettings
 
 
@@ -25,6 +26,12 @@ def test_tokens_are_renewed_at_least_twice_in_their_life(tmp_path: Path) -> None
     assert settings(tmp_path, token_ttl_s=60, renewal_interval_s=30).policy().renewal_interval_ms == 30_000
     with pytest.raises(ValidationError, match="one renewal that fails would end a token"):
         settings(tmp_path, token_ttl_s=60, renewal_interval_s=31)
+
+
+@pytest.mark.covers("V8")
+def test_a_call_of_vault_is_bounded_by_the_name_that_the_runners_know_too(tmp_path: Path) -> None:
+    assert settings(tmp_path, vault_timeout_s=2).vault().call_timeout_s == 2
+    assert "vault_timeout_s" in RunnerSettings.model_fields
 
 
 @pytest.mark.covers("V4")

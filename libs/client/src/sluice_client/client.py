@@ -166,7 +166,8 @@ class Sluice:
             wait_s: How long to wait until Vault has ended them; 0: not at all. Not yet in time is no error.
 
         Raises:
-            Refused: The request breaks the contract.
+            NotFound: There is no such pipeline.
+            Refused: The request breaks the contract; or, where it is waited for, there is nothing to revoke.
             Unreachable: Nothing answers.
         """
         given = {"agent_id": agent_id, "reason": reason}
@@ -177,6 +178,8 @@ class Sluice:
         """Renews all credentials of a pipeline now.
 
         Raises:
+            NotFound: There is no such pipeline.
+            Refused: Where it is waited for: there is nothing to renew.
             Unreachable: Nothing answers.
         """
         return self._command("/api/pipeline/renew", {"pipeline_id": pipeline_id}, wait_s)

@@ -194,7 +194,7 @@ SIGNALS = Topic(
 )  # fmt: skip
 BUDGETS = Topic(
     "budgets", "scope", "single", "compact", None,
-    writers=(_P, _O), readers=(_M, _O), refused_by=_M, messages=(alert.BudgetSet,),
+    writers=(_P,), readers=(_M, _O), refused_by=_M, messages=(alert.BudgetSet,),
     doc="The limits of error budgets, where they differ from the installation's settings.",
 )  # fmt: skip
 ALERTS = Topic(

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
 from sluice_agent_runner.adapters.vault import API_KEYS_PATH
+from sluice_agent_runner.domain.limits import HELD_MAX_COUNT
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import Directories, ServiceSettings
 from sluice_runtime.vault.client import VaultPlace
@@ -28,8 +29,9 @@ class RunnerSettings(ServiceSettings):
 
     runner_slots: int = Field(default=50, ge=1, le=1_000, description="Attempts that work at once.")
     runner_backlog_max_count: int = Field(
-        default=1_000, ge=0, le=1_399, description="Attempts that wait for a slot; with more, no tasks are read."
-    )
+        default=1_000, ge=0, le=1_399,
+        description="Attempts that wait for a slot; with more, no tasks are read. With the slots at most 1,400.",
+    )  # fmt: skip
     runner_grace_s: float = Field(
         default=20.0,
         ge=0,
@@ -102,6 +104,16 @@ class RunnerSettings(ServiceSettings):
     vault_look_up_interval_s: float = Field(
         default=10.0, ge=0.1, le=3_600, description="How often it is looked whether an attempt's token lives."
     )
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> RunnerSettings:
+        if self.runner_slots + self.runner_backlog_max_count > HELD_MAX_COUNT:
+            raise ValueError(
+                f"SLUICE_RUNNER_SLOTS={self.runner_slots} and SLUICE_RUNNER_BACKLOG_MAX_COUNT="
+                f"{self.runner_backlog_max_count} are more than the {HELD_MAX_COUNT} attempts that a runner can hold; "
+                f"lower one, and start more runners"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_ask(self) -> RunnerSettings:

@@ -25,7 +25,7 @@ class BrokerSettings(ServiceSettings):
     vault_ca_file: Path | None = Field(
         default=None, description="PEM file of the authorities of Vault's certificate; default: the system's."
     )
-    vault_call_timeout_s: float = Field(
+    vault_timeout_s: float = Field(
         default=5.0, gt=0, le=60, description="For one call of Vault; then it counts as away."
     )
     vault_threads: int = Field(
@@ -89,7 +89,7 @@ class BrokerSettings(ServiceSettings):
             role_id_file=self.vault_role_id_file,
             secret_id_file=self.vault_secret_id_file,
             ca_file=self.vault_ca_file,
-            call_timeout_s=self.vault_call_timeout_s,
+            call_timeout_s=self.vault_timeout_s,
         )
 
     def known_secrets(self) -> Iterable[str]:

@@ -56,6 +56,11 @@ def _holder(data: Data) -> str:
     return _agent(data) + (f" attempt {data['attempt']}" if data.get("attempt") else "")
 
 
+def _denied(data: Data) -> str:
+    asked = {"token.revoke": "revocation of ", "token.renew": "renewal of "}.get(data.get("command", ""), "to ")
+    return f"{asked}{_holder(data)}: {_problem(data)}"
+
+
 def _revoked(data: Data) -> str:
     named = len(data.get("accessors") or ())
     why = f"{data.get('reason')}" + (f", {data['detail']}" if data.get("detail") else "")
@@ -88,7 +93,7 @@ _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "agent.failed": lambda data: f"{_agent(data)}: {_problem(data)}",
     "agent.input_requested": lambda data: f"{_agent(data)}: {data.get('question', '')}",
     "token.granted": lambda data: f"{data.get('accessor')} to {_holder(data)} in {data.get('latency_ms', 0)} ms",
-    "token.denied": lambda data: f"to {_holder(data)}: {_problem(data)}",
+    "token.denied": _denied,
     "token.renewed": lambda data: f"{data.get('accessor')} of {_holder(data)}",
     "token.revoked": _revoked,
     "token.expired": lambda data: f"{data.get('accessor')} of {_holder(data)}",

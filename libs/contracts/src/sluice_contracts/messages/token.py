@@ -24,6 +24,7 @@ RevocationReason = Literal[
     "orphaned",
     "waiting",
 ]
+DeniedCommand = Literal["token.request", "token.revoke", "token.renew"]
 FULL_REVOCATIONS: tuple[RevocationReason, ...] = (
     "manual", "error_budget_exceeded", "api_call_budget_exceeded", "policy_violation",
 )  # fmt: skip
@@ -116,11 +117,14 @@ class TokenGranted(TokenEvent):
 
 @message("token.denied")
 class TokenDenied(Message):
-    """There will be no credential as it was asked for."""
+    """There will be no credential as it was asked for; or a person's command about credentials changes nothing."""
 
     agent_id: Identifier | None = None
     attempt: Ordinal | None = None
     problem: Problem
+    command: DeniedCommand = Field(
+        default="token.request", description="What was denied. Denying to revoke or to renew ends no credential."
+    )
 
 
 @message("token.renewed")

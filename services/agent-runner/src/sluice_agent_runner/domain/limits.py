@@ -62,3 +62,6 @@ META_SCHEMA_STEPS_MAX_COUNT = 2_000_000
 
 SCHEMA_ERRORS_MAX_COUNT = 5
 """Errors told to the model at once."""
+
+HELD_MAX_COUNT = 1_400
+"""Attempts that a runner may hold: one heartbeat names them all, at most 180 bytes each, in one message."""

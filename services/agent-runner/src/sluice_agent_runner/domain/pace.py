@@ -9,11 +9,16 @@ class Pace:
     """A bucket of one token, which fills at the rate that was set: calls are spaced, none in bursts.
 
     Until a rate is set every call may go. The time is passed in, in milliseconds that never jump.
+
+    Args:
+        calls_per_minute: The rate that holds from the first call; None: none is set.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calls_per_minute: int | None = None) -> None:
         self._interval_ms = 0
         self._last_ms: int | None = None
+        if calls_per_minute is not None:
+            self.limit(calls_per_minute)
 
     def limit(self, calls_per_minute: int) -> None:
         """From now on at most so many calls a minute; the last one said counts."""

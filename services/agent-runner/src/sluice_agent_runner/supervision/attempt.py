@@ -97,7 +97,7 @@ class AttemptRunner:
         self._answered = asyncio.Event()
         self._draining = False
         self._announcing: asyncio.Task[None] | None = None
-        self._pace = Pace()
+        self._pace = Pace(event.data.api_calls_per_minute)
         self._sender = SignalSender(self._signal)
         self._secrets = OwnSecrets(services.redact)
         self._machine: TurnMachine | None = None

@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Literal
 
+from sluice_agent_runner.domain.limits import HELD_MAX_COUNT
 from sluice_agent_runner.ports import PublishFailed
 from sluice_agent_runner.supervision.attempt import SOURCE, AttemptRunner, Place
 from sluice_agent_runner.supervision.services import Services
@@ -24,9 +25,6 @@ from sluice_contracts.messages.agent import (
 from sluice_contracts.topics import RUNNER_HEARTBEATS
 
 log = logging.getLogger(__name__)
-
-HELD_MAX_COUNT = 1_400
-"""Attempts that a runner may hold: one heartbeat names them all, at most 180 bytes each, in one message."""
 
 OVER_MAX_COUNT = 20_000
 """Attempts that are remembered as over. A stop may arrive before the task that it stops, for these are different
@@ -174,7 +172,7 @@ class Runner:
             held.attempt.answer(message.answer)
 
     async def on_throttle(self, throttle: AgentThrottle) -> None:
-        """Slows the calls of the attempt that is held; the next attempt of the agent begins without."""
+        """Slows the calls of the attempt that is held. Not held: the next attempt's `agent.run` says its pace."""
         held = self._held.get(throttle.agent_id)
         if held is not None:
             held.attempt.throttle(throttle.api_calls_per_minute)

@@ -156,6 +156,8 @@ def _granted(view: PipelineView, data: token.TokenGranted, event: CloudEvent[Mes
 
 
 def _denied(view: PipelineView, data: token.TokenDenied, event: CloudEvent[Message]) -> None:
+    if data.command != "token.request":
+        return  # a person's command that changed nothing: no credential, and no error of the pipeline
     name = _asked_as(data.agent_id, data.attempt)
     found = view.tokens.get(name) or _put(view, name, TokenView(None, data.agent_id, data.attempt, "denied"))
     found.state, found.reason, found.detail = "denied", data.problem.code, data.problem.detail

@@ -2,8 +2,7 @@
 
 The vault-broker takes the commands of a partition in their order, but Vault's answers come in any. So a command is
 done once an event names it as its cause, or tells of the pipeline what the command asked for: a revocation that covers
-its own, or a renewal. A revocation of what is revoked already has no effect of its own: whoever waits for it waits
-until the limit.
+its own, or a renewal. A command that changes nothing is denied.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ async def revoke(
     request: Request, response: Response, body: RevokeRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     """Ends the credentials of a pipeline, which is then handed off and fails, or those of one agent."""
+    await _exists(request, body.pipeline_id)
     data = TokenRevoke(agent_id=body.agent_id, reason="manual", detail=body.reason)
     return await send(request, response, body, data, idempotency_key)
 
@@ -102,7 +103,14 @@ async def renew(
     request: Request, response: Response, body: RenewRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
     """Renews all credentials of a pipeline now, and not only when it is their time."""
+    await _exists(request, body.pipeline_id)
     return await send(request, response, body, TokenRenew(), idempotency_key)
+
+
+async def _exists(request: Request, pipeline_id: str) -> None:
+    """A pipeline that the read model has is not looked up: its credentials can be ended while the log is away."""
+    if of(request).live.model.pipeline(pipeline_id) is None:
+        await pipeline_of(loaded(request), pipeline_id)
 
 
 @router.get("/api/pipeline/token", summary="A pipeline's credentials")

@@ -85,7 +85,7 @@ class Accepted:
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "It was waited for, and it happened; or its key names a pipeline that there is already."},
     422: {
-        "description": "The request breaks the contract, or the spawner refused it: the problem names field and limit."
+        "description": "It breaks the contract, or the spawner or the vault-broker refused it: the problem says why."
     },
     503: {"description": "Kafka is away: whether the command was written is not known. Send it again with its key."},
 }

@@ -29,7 +29,9 @@ def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
 
 
 def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
-    """There will be no grant: the task fails."""
+    """There will be no grant: the task fails. Commands of people that are denied change nothing."""
+    if message.command != "token.request":
+        return
     agent = _waiting(builder, message.agent_id, message.attempt)
     if agent is not None and message.problem.code != REVOKED_CODE:
         tasks.fail(builder, agent.task_id, message.problem)

@@ -6,16 +6,19 @@ from sluice_contracts import topics
 from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent
 from sluice_contracts.ids import derived_id
 from sluice_contracts.messages.base import Message, Problem
-from sluice_contracts.messages.token import TokenDenied
+from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenRenew, TokenRevoke
 from sluice_runtime.deciding import Decision, Output, State
 from sluice_runtime.tracing import child_of
 from sluice_vault_broker.domain.evolving import evolve
-from sluice_vault_broker.domain.facts import CommandHeard, Fact, RequestRefused
+from sluice_vault_broker.domain.facts import CommandDecided, CommandHeard, Fact
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.domain.view import View
 
 SOURCE = "vault-broker"
 """Not the instance: after a crash another one says the same again, and it must be the same."""
+
+
+_COMMANDS: dict[type[Message], DeniedCommand] = {TokenRevoke: "token.revoke", TokenRenew: "token.renew"}
 
 
 class DecisionBuilder:
@@ -80,13 +83,16 @@ class DecisionBuilder:
         self._fold(Fact(message, self.now_ms, cause.id, tenant, sequence, event.traceparent))
 
     def deny(self, code: str, detail: str, *, agent_id: str | None, attempt: int | None, request_id: str = "") -> None:
-        """Answers a request, the one that is being decided or an earlier one, that there will be no token."""
+        """Answers a command that it will not be done: the one that is being decided, or an earlier request."""
         request_id = request_id or self.cause.id
         if request_id in self.view.refusals().ids:
             return
         own = request_id == self.cause.id
-        self.accept(RequestRefused(request_id=request_id))
-        message = TokenDenied(agent_id=agent_id, attempt=attempt, problem=Problem(code=code, detail=detail))
+        self.accept(CommandDecided(command_id=request_id))
+        message = TokenDenied(
+            agent_id=agent_id, attempt=attempt, problem=Problem(code=code, detail=detail),
+            command=_COMMANDS.get(type(self.cause.data), "token.request") if own else "token.request",
+        )  # fmt: skip
         # Whoever asks hears of it: another tenant's request is not the pipeline's business.
         self.publish(message, causation_id=request_id, tenant=self.cause.tenant if own else None)
 
@@ -105,6 +111,15 @@ class DecisionBuilder:
         if pipeline is not None:
             return self.spawner_sequence <= pipeline.heard
         return finished is not None and self.spawner_sequence <= finished.ended_by
+
+    @property
+    def decided(self) -> bool:
+        """Whether the command was remembered by its id (`remember`, `deny`)."""
+        return self.cause.id in self.view.refusals().ids
+
+    def remember(self) -> None:
+        """The command is done; if it comes again, it changes nothing."""
+        self.accept(CommandDecided(command_id=self.cause.id))
 
     def heard(self) -> None:
         """The command that is being decided is decided."""

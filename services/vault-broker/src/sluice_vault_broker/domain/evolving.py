@@ -110,10 +110,10 @@ def _forget(view: View) -> None:
     view.put_pipeline(None)
 
 
-def _refused(view: View, message: facts.RequestRefused, fact: Fact, policy: BrokerPolicy) -> None:
-    """Remembers a refusal, where there is a pipeline that bounds how many are remembered, and for how long."""
+def _decided(view: View, message: facts.CommandDecided, fact: Fact, policy: BrokerPolicy) -> None:
+    """Remembers a command, where there is a pipeline that bounds how many are remembered, and for how long."""
     if view.find_pipeline() is not None or view.find_finished() is not None:
-        ids_ = (*view.refusals().ids, message.request_id)[-REMEMBERED_REFUSALS_MAX_COUNT:]
+        ids_ = (*view.refusals().ids, message.command_id)[-REMEMBERED_REFUSALS_MAX_COUNT:]
         view.put_refusals(RefusalsEntity(ids=ids_))
 
 
@@ -254,7 +254,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.PipelineRevoked: _revoked,
     facts.PipelineEnded: _ended,
     facts.PipelineForgotten: _forgotten,
-    facts.RequestRefused: _refused,
+    facts.CommandDecided: _decided,
     facts.AttemptClosed: _closed,
     facts.TokenWanted: _wanted,
     facts.RootAsked: _root_asked,

@@ -166,11 +166,11 @@ class PipelineForgotten(Message):
     type: ClassVar[str] = "pipeline.forgotten"
 
 
-class RequestRefused(Message):
-    """A request was denied; if it comes again, nobody needs to hear of it again."""
+class CommandDecided(Message):
+    """A request was denied, or a person's command was done or denied; if it comes again, it changes nothing."""
 
-    type: ClassVar[str] = "request.refused"
-    request_id: str
+    type: ClassVar[str] = "command.decided"
+    command_id: str
 
 
 class TokenLooked(Message):

@@ -12,7 +12,8 @@ REVOKED_NAMED_MAX_COUNT = 1_000
 """Accessors that one `token.revoked` names; the contract's limit."""
 
 REMEMBERED_REFUSALS_MAX_COUNT = 64
-"""Denied requests that a pipeline remembers, so that a redelivery is not denied again. A redelivery follows closely."""
+"""Denied requests and people's commands that a pipeline remembers, so that a redelivery changes nothing. It follows
+closely."""
 
 EXPIRY_SLACK_MS = 15_000
 """So long after a token's end by our clock it is told to have expired. We count from before we asked Vault, who counts

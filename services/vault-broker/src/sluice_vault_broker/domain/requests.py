@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sluice_contracts.messages.token import TokenRenew, TokenRequest
-from sluice_vault_broker.domain import revoking
+from sluice_vault_broker.domain import refusing, revoking
 from sluice_vault_broker.domain.building import DecisionBuilder
 from sluice_vault_broker.domain.facts import PipelineForgotten, PipelineOpened, RenewalWanted, RootAsked, TokenWanted
 from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT
-from sluice_vault_broker.domain.revoking import CLOSED_CODE, SUPERSEDED_CODE
+from sluice_vault_broker.domain.refusing import CLOSED_CODE, SUPERSEDED_CODE
 
 
 def request(builder: DecisionBuilder, message: TokenRequest) -> None:
@@ -25,11 +25,20 @@ def request(builder: DecisionBuilder, message: TokenRequest) -> None:
 
 def renew(builder: DecisionBuilder, message: TokenRenew) -> None:
     """Renews all tokens of a pipeline now; those that are being renewed are not renewed twice."""
-    if not builder.lawful:
+    if not refusing.open_to_people(builder):
         return
-    for token in list(builder.view.tokens()):
-        if token.lives and token.renewing_since_ms is None:
+    living = [token for token in builder.view.tokens() if token.lives]
+    if not living:
+        detail = (
+            f"pipeline {builder.pipeline_id} has no credential to renew; correct its id, or wait until it has one: "
+            f"sluice tokens {builder.pipeline_id}"
+        )
+        builder.deny(refusing.NONE_CODE, detail, agent_id=None, attempt=None)
+        return
+    for token in living:
+        if token.renewing_since_ms is None:
             builder.accept(RenewalWanted(agent_id=token.agent_id))
+    builder.remember()
 
 
 def _open(builder: DecisionBuilder, message: TokenRequest) -> bool:
@@ -39,19 +48,17 @@ def _open(builder: DecisionBuilder, message: TokenRequest) -> bool:
     if finished is not None:
         sequence = builder.spawner_sequence
         if sequence is None or not finished.ended_by or sequence <= finished.ended_by:
-            _deny(builder, message, "pipeline_ended", f"pipeline {builder.pipeline_id} has ended; spawn another")
+            _deny(builder, message, refusing.ENDED_CODE, f"pipeline {builder.pipeline_id} has ended; spawn another")
             return False
         builder.accept(PipelineForgotten())  # the id is used again, for another pipeline
     pipeline = view.find_pipeline()
     if pipeline is None:
         return True
     if not builder.lawful:
-        _deny(
-            builder, message, "unknown_pipeline", f"tenant {builder.cause.tenant} has no pipeline {builder.pipeline_id}"
-        )
+        _deny(builder, message, refusing.UNKNOWN_CODE, refusing.unknown_detail(builder))
         return False
     if pipeline.revoked is not None:
-        _deny(builder, message, revoking.REVOKED_CODE, revoking.revoked_detail(pipeline.revoked))
+        _deny(builder, message, refusing.REVOKED_CODE, refusing.revoked_detail(pipeline.revoked))
         return False
     return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.token import FULL_REVOCATIONS, RevocationReason, TokenRevoke, TokenRevoked
+from sluice_vault_broker.domain import refusing
 from sluice_vault_broker.domain.building import DecisionBuilder
 from sluice_vault_broker.domain.facts import (
     AttemptClosed,
@@ -18,22 +19,16 @@ from sluice_vault_broker.domain.facts import (
     TokenLost,
 )
 from sluice_vault_broker.domain.policy import REVOKED_NAMED_MAX_COUNT
+from sluice_vault_broker.domain.refusing import CLOSED_CODE, ENDED_CODE, REVOKED_CODE, revoked_detail
 from sluice_vault_broker.domain.state import TokenEntity
 from sluice_vault_broker.domain.view import View
-
-REVOKED_CODE = "credentials_revoked"
-ENDED_CODE = "pipeline_ended"
-SUPERSEDED_CODE = "attempt_superseded"
-CLOSED_CODE = "attempt_revoked"
-
-
-def revoked_detail(reason: RevocationReason) -> str:
-    """What is told to whoever asks for a credential of a pipeline that lost them all."""
-    return f"all credentials of the pipeline were revoked ({reason}); spawn another pipeline"
 
 
 def revoke(builder: DecisionBuilder, message: TokenRevoke) -> None:
     """Ends a pipeline's tokens, or an agent's."""
+    if message.reason == "manual":
+        _by_hand(builder, message)
+        return
     full = message.agent_id is None and message.reason in FULL_REVOCATIONS
     if builder.view.find_pipeline() is None:
         if full and builder.view.find_finished() is None:
@@ -145,6 +140,38 @@ def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:
                 agents.add(token.agent_id)
                 accessors |= {token.accessor} - {""}
     return tree
+
+
+def _by_hand(builder: DecisionBuilder, message: TokenRevoke) -> None:
+    """A person's command. What was revoked already is not revoked again: it would be handed off again."""
+    agent_id, attempt = message.agent_id, message.attempt
+    if not refusing.open_to_people(builder, agent_id, attempt):
+        return
+    if agent_id is None:
+        close(builder, "manual", message.detail)
+        builder.remember()
+        return
+    token = builder.view.find_token(agent_id)
+    if token is None:
+        detail = (
+            f"agent {agent_id} of pipeline {builder.pipeline_id} has no credential to revoke; see which there are: "
+            f"sluice tokens {builder.pipeline_id}"
+        )
+        builder.deny(refusing.NONE_CODE, detail, agent_id=agent_id, attempt=attempt)
+    elif attempt is not None and token.attempt is not None and attempt < token.attempt:
+        detail = (
+            f"agent {agent_id} of pipeline {builder.pipeline_id} has no credential of attempt {attempt} any more: "
+            f"attempt {token.attempt} took its place; name that one, or none"
+        )
+        builder.deny(refusing.SUPERSEDED_CODE, detail, agent_id=agent_id, attempt=attempt)
+    else:
+        _revoke_agent(builder, agent_id, attempt, "manual", message.detail)
+        if not token.lives:  # so there is nothing to end in Vault, and nothing to wait for
+            ended = TokenRevoked(
+                agent_id=agent_id, attempt=token.attempt, accessors=(), reason="manual", detail=message.detail
+            )
+            builder.publish(ended)
+        builder.remember()
 
 
 def _revoke_agent(

@@ -149,7 +149,7 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
 
 
 class RefusalsEntity(Entity, frozen=True, tag="refusals"):
-    """The ids of the last requests that were denied, so that a redelivery is not denied again."""
+    """The ids of the last requests that were denied and of people's last commands: a redelivery changes nothing."""
 
     ids: tuple[str, ...] = ()
 

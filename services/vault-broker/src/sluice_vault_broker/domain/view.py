@@ -71,11 +71,11 @@ class View:
         self._put("finished", entity)
 
     def refusals(self) -> RefusalsEntity:
-        """The requests denied last."""
+        """The commands that are remembered by their ids."""
         return self._find("refusals", RefusalsEntity) or RefusalsEntity()
 
     def put_refusals(self, entity: RefusalsEntity | None) -> None:
-        """Writes or deletes the requests denied last."""
+        """Writes or deletes the commands that are remembered by their ids."""
         self._put("refusals", entity)
 
     # Its agents
