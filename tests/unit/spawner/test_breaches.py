@@ -139,6 +139,42 @@ def test_a_report_may_come_before_what_it_is_about() -> None:
     assert world.revoke(reason="error_budget_exceeded") == []
 
 
+@pytest.mark.covers("V5", "P12")
+@pytest.mark.parametrize("heard", ["nothing", "the alert", "the revocation"])
+def test_a_pipeline_that_was_revoked_before_its_spawn_ends_though_nothing_more_is_heard(heard: str) -> None:
+    """The report was heard when nobody knew the pipeline."""
+    world = World(POLICY, ROLES)
+    assert world.report() == []
+    world.say(PipelineSpawn(plan=plan("a")))
+    if heard == "the alert":
+        world.alert("revoke_pipeline", "error_budget_exceeded")
+    elif heard == "the revocation":
+        world.revoke(reason="error_budget_exceeded")
+    assert types(world.deny_root("first")) == ["token.request"], "is the revocation still to come?"
+    assert world.deny_root("first") == [], "a repetition is no answer"
+    said = world.deny_root("second")
+    assert [(one.agent_id, one.reason) for one in of(TokenRevoke, said)] == [(None, "pipeline_ended")]
+    end = world.terminal()
+    assert isinstance(end, PipelineFailed)
+    assert end.reason == ("credentials_revoked" if heard == "nothing" else "error_budget_exceeded")
+    assert end.problem is not None
+    assert (end.problem.code, "(manual)" in end.problem.detail) == ("credentials_revoked", True)
+    assert the_spawn(world) is None
+    assert world.report() == []
+
+
+@pytest.mark.covers("V5", "O5", "O6")
+def test_a_pipeline_that_was_revoked_while_its_token_was_made_waits_for_its_report() -> None:
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan("a")))
+    world.deny_root("first")
+    world.revoke(reason="error_budget_exceeded")
+    assert world.deny_root("second") == []
+    world.report()
+    assert types([world.terminal()]) == ["pipeline.failed"]
+    assert the_spawn(world) is not None
+
+
 @pytest.mark.covers("O5")
 def test_a_report_on_demand_ends_nothing() -> None:
     world = running()

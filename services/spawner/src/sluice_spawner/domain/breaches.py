@@ -10,9 +10,9 @@ from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.report import HandoffReported
-from sluice_spawner.domain import ending, tasks
+from sluice_spawner.domain import ending, grants, tasks
 from sluice_spawner.domain.building import DecisionBuilder
-from sluice_spawner.domain.facts import AgentSuspended, CallsThrottled, CredentialsLost
+from sluice_spawner.domain.facts import AgentSuspended, CallsThrottled, CredentialsLost, RootDenied
 from sluice_spawner.domain.outcomes import outcome_of
 
 UNDIAGNOSED = ("manual",)
@@ -43,6 +43,32 @@ def suspend(builder: DecisionBuilder, reason: str, alert_id: str | None = None) 
         ending.stop_agent(builder, agent_id, reason)
         ending.change_agent(builder, agent_id, "TERMINATED", reason)
         builder.accept(AgentSuspended(agent_id=agent_id))
+
+
+def revoked(builder: DecisionBuilder, reason: str, alert_id: str | None) -> None:
+    """All credentials are gone: agents stop, and the report follows."""
+    pipeline = builder.view.find_pipeline()
+    if pipeline is not None and pipeline.root_denied:
+        builder.accept(RootDenied(denial_id=""))
+    suspend(builder, reason, alert_id)
+
+
+def root_denied(builder: DecisionBuilder, problem: Problem) -> None:
+    """Ends a pipeline that was revoked before it was spawned; nothing else that is heard would.
+
+    The vault-broker denies the pipeline's own token where a revocation came before it. Either both were decided
+    together: then `token.revoked` follows the denial, the report that, and the report ends the pipeline as always. Or
+    `token.revoked` stands before the denial: it may have been heard before the spawn, and the report too. To tell one
+    from the other it is asked once more: the second denial stands behind whatever followed the first.
+    """
+    pipeline = builder.view.find_pipeline()
+    if pipeline is None:
+        return
+    if pipeline.root_denied is None:
+        builder.accept(RootDenied(denial_id=builder.cause.id))
+        grants.request_root(builder)
+    elif pipeline.root_denied not in ("", builder.cause.id):
+        ending.fail(builder, pipeline.revoked or problem.code, problem)
 
 
 def interrupt(builder: DecisionBuilder, agent_id: str, attempt: int | None, problem: Problem) -> None:

@@ -18,7 +18,8 @@ from sluice_spawner.domain.errors import AgentTimeout
 from sluice_spawner.domain.state import AgentEntity
 
 REVOKED_CODE = "credentials_revoked"
-"""The problem of a request that came after a revocation: that will be heard of too, and it says more."""
+"""The problem of a request that came after a revocation, or was ended by it: that will be heard of too, and says more.
+Unless it was heard before the spawn: only the denial of the pipeline's own token can be that late."""
 
 
 def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
@@ -29,7 +30,10 @@ def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
 
 
 def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
-    """There will be no grant: the task fails."""
+    """There will be no grant: the task fails; of a pipeline that was revoked before its spawn, all of it."""
+    if message.agent_id is None and message.problem.code == REVOKED_CODE:
+        breaches.root_denied(builder, message.problem)
+        return
     agent = _waiting(builder, message.agent_id, message.attempt)
     if agent is not None and message.problem.code != REVOKED_CODE:
         tasks.fail(builder, agent.task_id, message.problem)
@@ -38,7 +42,7 @@ def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
 def revoked(builder: DecisionBuilder, message: TokenRevoked) -> None:
     """Tokens are gone: all of the pipeline's, or an attempt's."""
     if message.reason in FULL_REVOCATIONS and message.agent_id is None:
-        breaches.suspend(builder, message.reason, message.alert_id)
+        breaches.revoked(builder, message.reason, message.alert_id)
     elif message.reason in ("manual", "no_progress") and message.agent_id is not None:
         detail = message.detail or f"its credential was revoked: {message.reason}"
         breaches.interrupt(builder, message.agent_id, message.attempt, Problem(code=message.reason, detail=detail))

@@ -165,6 +165,10 @@ def _credentials_lost(view: View, message: facts.CredentialsLost, fact: Fact, po
     view.put_pipeline(replace(view.pipeline(), revoked=message.reason, alert_id=message.alert_id))
 
 
+def _root_denied(view: View, message: facts.RootDenied, fact: Fact, policy: SpawnerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), root_denied=message.denial_id))
+
+
 def _calls_throttled(view: View, message: facts.CallsThrottled, fact: Fact, policy: SpawnerPolicy) -> None:
     view.put_pipeline(replace(view.pipeline(), api_calls_per_minute=message.api_calls_per_minute))
 
@@ -293,6 +297,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.InputRefused: _refused,
     facts.RetentionEnded: _forgotten,
     facts.CredentialsLost: _credentials_lost,
+    facts.RootDenied: _root_denied,
     facts.CallsThrottled: _calls_throttled,
     facts.GrantAwaited: evolving_agents.grant_awaited,
     facts.AgentSuspended: evolving_agents.suspended,
