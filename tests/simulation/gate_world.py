@@ -18,7 +18,7 @@ from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import ArtifactRef
 from sluice_contracts.messages.pipeline import PipelineCancelled, PipelineFailed, PipelineSpawn
 from sluice_contracts.messages.report import HandoffReported
-from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenGranted, TokenRevoke, TokenRevoked
+from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenGranted, TokenRequest, TokenRevoke, TokenRevoked
 from sluice_runtime.broker import TopicPartition
 from sluice_spawner.domain.policy import SpawnerPolicy
 from sluice_vault_broker.adapters.acts import Terms
@@ -133,9 +133,16 @@ class GateWorld(spine.World):
         """A breach, of whom it may be; or a person revokes."""
         identity = derived_id("alert", pipeline, self._faulty.randrange(2))
         runs = [one for one in self._events(f"agent.tasks.{QUEUE}") if one.subject == pipeline]
-        kind = self._faulty.choice(["revoke_pipeline", "throttle", "revoke_agent", "manual"])
+        kind = self._faulty.choice(["revoke_pipeline", "throttle", "revoke_agent", "manual", "manual, one"])
         if kind == "manual":
             self._say("token.commands", "operator", identity, pipeline, TokenRevoke())
+            return
+        if kind == "manual, one":
+            asked = [one.data for one in self._events("token.commands") if one.subject == pipeline]
+            agents = sorted({one.agent_id for one in asked if isinstance(one, TokenRequest) and one.agent_id})
+            if agents:
+                one = TokenRevoke(agent_id=self._faulty.choice(agents))
+                self._say("token.commands", "operator", f"{identity}, {self.clock.now_ms()}", pipeline, one)
             return
         if kind == "revoke_agent" and not runs:
             return

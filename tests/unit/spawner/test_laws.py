@@ -32,6 +32,7 @@ POLICY = SpawnerPolicy(
 GUARDED = replace(POLICY, credentials=True, token_wait_s=5)
 """The same with credentials and error budgets."""
 AFTERWARDS = (AgentAttemptRefused, AgentStop, PipelineRefused)
+DENIALS = {"deny": "unknown_queue", "refuse": "credentials_revoked", "end": "attempt_revoked"}
 STEPS_MAX = 60  # below the number of refusals that are remembered, so that every redelivery is known
 
 
@@ -125,8 +126,8 @@ class Story:
         if f"{PIPELINE}/agent/{run.agent_id}" not in world.state:
             return
         kind = choose.choices(
-            ["expire", "revoke", "stuck", "throttle", "deny", "refuse", "stale grant", "alert", "revoke all", "report"],
-            [3, 2, 2, 2, 1, 1, 2, 1, 1, 1],
+            ["expire", "revoke", "stuck", "throttle", "deny", "refuse", "end", "stale grant", "alert", "revoke all", "report"],
+            [3, 2, 2, 2, 1, 1, 2, 2, 1, 1, 1],
         )[0]
         if kind == "expire":
             world.expire(task, attempt=attempt)
@@ -136,8 +137,8 @@ class Story:
             world.alert("revoke_agent", "no_progress", task, attempt=attempt)
         elif kind == "throttle":
             world.alert("throttle", "api_call_budget_exceeded")
-        elif kind in ("deny", "refuse") and (awaited := self.awaited()):
-            world.deny(choose.choice(awaited), "credentials_revoked" if kind == "refuse" else "unknown_queue")
+        elif kind in DENIALS and (awaited := self.awaited()):
+            world.deny(choose.choice(awaited), DENIALS[kind])
         elif kind == "stale grant":
             world.grant(task, attempt=attempt)
         elif kind == "alert":

@@ -21,6 +21,9 @@ REVOKED_CODE = "credentials_revoked"
 """The problem of a request that came after a revocation, or was ended by it: that will be heard of too, and says more.
 Unless it was heard before the spawn: only the denial of the pipeline's own token can be that late."""
 
+ATTEMPT_REVOKED_CODE = "attempt_revoked"
+"""The problem of a request whose attempt was revoked before it had its grant: as if it had been later."""
+
 
 def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
     """The attempt that waits for this grant is handed to its queue. One that nobody waits for any more is no use."""
@@ -35,8 +38,10 @@ def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
         breaches.root_denied(builder, message.problem)
         return
     agent = _waiting(builder, message.agent_id, message.attempt)
-    if agent is not None and message.problem.code != REVOKED_CODE:
-        tasks.fail(builder, agent.task_id, message.problem)
+    if agent is None or message.agent_id is None or message.problem.code == REVOKED_CODE:
+        return
+    revoked_on_its_way = message.problem.code == ATTEMPT_REVOKED_CODE
+    tasks.retry_or_fail(builder, message.agent_id, message.problem, retryable=revoked_on_its_way)
 
 
 def revoked(builder: DecisionBuilder, message: TokenRevoked) -> None:
