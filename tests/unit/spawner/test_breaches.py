@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from sluice_contracts.messages.admission import AdmissionGranted
 from sluice_contracts.messages.agent import AgentRun, AgentStop, AgentThrottle
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineRefused, PipelineSpawn
 from sluice_contracts.messages.token import TokenRevoke
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
+from tests.unit.spawner.slots import claims, request
 from tests.unit.spawner.world import PIPELINE, TENANT, World, of, plan, types
 
 POLICY = SpawnerPolicy(credentials=True)
@@ -57,7 +62,7 @@ def test_the_report_ends_the_pipeline_and_has_it_diagnosed() -> None:
     world = running("a", "b", model="scripted:team")
     world.succeed("a")
     world.alert("revoke_pipeline", "error_budget_exceeded")
-    alert_id = world.heard[-1][0].id
+    [alert_id] = [event.id for event, _, _ in world.heard if isinstance(event.data, AlertRaised)]
     said = world.report()
     end = world.terminal()
     assert isinstance(end, PipelineFailed)
@@ -191,6 +196,27 @@ def test_a_pipeline_that_lost_its_credentials_can_still_be_cancelled() -> None:
     assert types([world.terminal()]) == ["pipeline.cancelled"]
     assert world.report() == []
     assert the_spawn(world) is None
+
+
+@pytest.mark.covers("V5", "P13")
+def test_a_pipeline_that_lost_its_credentials_gives_its_slots_to_others_at_once() -> None:
+    """Its report may take as long as Vault is away."""
+    world = World(replace(POLICY, installation_agents_max=2), ROLES)
+    world.say(PipelineSpawn(plan=plan("a", "b", "c")))
+    for task_id in ("a", "b"):
+        world.grant(task_id)
+        world.start(task_id)
+    request(world, "other", 2, 1)
+    assert claims(world) == {PIPELINE: (3, 2), "other": (2, 0)}
+    world.alert("revoke_pipeline", "error_budget_exceeded")
+    assert claims(world) == {"other": (2, 2)}
+    request(world, PIPELINE, 3, 1)  # published late, by an instance that had lost its partition
+    request(world, "other", 0, 2)
+    world.say(AdmissionGranted(slots=2, number=1))
+    assert claims(world) == {}, "nobody else would give it back"
+    world.report()
+    assert claims(world) == {}
+    assert world.statuses() == {"a": "cancelled", "b": "cancelled", "c": "skipped"}
 
 
 @pytest.mark.covers("V5", "P10")

@@ -194,21 +194,22 @@ class Story:
             self.turns[key] = agent.turn
         pipeline, plan_ = state.get(f"{PIPELINE}/pipeline"), state.get(f"{PIPELINE}/plan")
         if isinstance(pipeline, PipelineEntity) and isinstance(plan_, PlanEntity):
-            alive = [agent for agent in agents.values() if not agent.ended]
+            alive = [] if pipeline.revoked else [agent for agent in agents.values() if not agent.ended]
             assert pipeline.alive == len(alive) <= pipeline.slots_granted <= pipeline.slots_wanted <= plan_.max_agents
             begun = {agent.task_id for agent in agents.values()}
             tasks_ = {key.rpartition("/")[2]: one for key, one in state.items() if isinstance(one, TaskEntity)}
             ready = [name for name, task in tasks_.items() if _is_ready(task) and name not in begun]
             assert pipeline.ready == len(ready)
-            assert pipeline.slots_wanted == min(plan_.max_agents, pipeline.alive + pipeline.ready)
-            claim = state[f"installation/claim/{PIPELINE}"]
+            needed = 0 if pipeline.revoked else pipeline.alive + pipeline.ready
+            assert pipeline.slots_wanted == min(plan_.max_agents, needed)
+            claim = state.get(f"installation/claim/{PIPELINE}", ClaimEntity(tenant=plan_.tenant))
             assert isinstance(claim, ClaimEntity)
             assert (claim.wanted, claim.granted) == (pipeline.slots_wanted, pipeline.slots_granted)
             tasks = [entity for entity in state.values() if isinstance(entity, TaskEntity)]
             assert pipeline.unfinished == sum(not task.ended for task in tasks) > 0
             assert pipeline.questions_pending == sum(len(agent.pending) for agent in agents.values())
             assert (pipeline.state == "NEEDS_INPUT") == (pipeline.questions_pending > 0)
-            assert alive, "a living pipeline has somebody who works on it"
+            assert alive or pipeline.revoked, "a living pipeline has somebody who works on it"
             assert self.world.pool.granted == pipeline.slots_granted
         self._check_timers(agents)
 

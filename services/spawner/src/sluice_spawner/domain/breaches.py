@@ -10,7 +10,7 @@ from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.report import HandoffReported
-from sluice_spawner.domain import ending, grants, tasks
+from sluice_spawner.domain import ending, grants, slots, tasks
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.facts import AgentSuspended, CallsThrottled, CredentialsLost, RootDenied
 from sluice_spawner.domain.outcomes import outcome_of
@@ -34,7 +34,7 @@ def alert_raised(builder: DecisionBuilder, message: AlertRaised) -> None:
 
 
 def suspend(builder: DecisionBuilder, reason: str, alert_id: str | None = None) -> None:
-    """Stops all agents of a pipeline that has lost its credentials. Its handoff report ends it."""
+    """Stops all agents of a pipeline that has lost its credentials, and gives their slots back. Its report ends it."""
     pipeline = builder.view.find_pipeline()
     if pipeline is None or pipeline.revoked is not None:
         return
@@ -43,6 +43,7 @@ def suspend(builder: DecisionBuilder, reason: str, alert_id: str | None = None) 
         ending.stop_agent(builder, agent_id, reason)
         ending.change_agent(builder, agent_id, "TERMINATED", reason)
         builder.accept(AgentSuspended(agent_id=agent_id))
+    slots.release(builder)
 
 
 def revoked(builder: DecisionBuilder, reason: str, alert_id: str | None) -> None:

@@ -88,7 +88,7 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     Attributes:
         state: P1.
         unfinished: Tasks that have not ended.
-        alive: Agents whose task has not ended; at most `slots_granted`.
+        alive: Agents whose task has not ended; at most `slots_granted`. None, once all credentials were revoked.
         ready_first: Head of the queue of tasks that may start; each names the next (`TaskEntity.next_ready`).
         ready: How many are in that queue.
         slots_wanted: The slots of its latest request: `alive` and `ready`, but at most the plan's `max_agents`.
