@@ -168,6 +168,26 @@ def test_a_pipeline_that_was_revoked_before_its_spawn_ends_though_nothing_more_i
     assert world.report() == []
 
 
+@pytest.mark.covers("O4")
+def test_without_credentials_a_breach_ends_the_pipeline_at_once() -> None:
+    """There is no token whose end a report could follow, and perhaps no vault-broker."""
+    world = World(SpawnerPolicy(), ROLES)
+    world.say(PipelineSpawn(plan=plan("a", "b")))
+    world.start("a")
+    said = world.alert("revoke_pipeline", "policy_violation")
+    assert {one.agent_id for one in of(AgentStop, said)} == {world.agent_id("a"), world.agent_id("b")}
+    end = world.terminal()
+    assert isinstance(end, PipelineFailed)
+    assert end.reason == "policy_violation"
+    assert end.problem is not None
+    assert (end.problem.code, end.problem.detail) == ("policy_violation", "too many")
+    assert world.statuses() == {"a": "cancelled", "b": "cancelled"}
+    assert claims(world) == {}
+    assert world.all(TokenRevoke) == []
+    assert world.report("policy_violation") == [], "a vault-broker that runs all the same changes nothing"
+    assert the_spawn(world) is None
+
+
 @pytest.mark.covers("V5", "O5", "O6")
 def test_a_pipeline_that_was_revoked_while_its_token_was_made_waits_for_its_report() -> None:
     world = World(POLICY, ROLES)

@@ -20,11 +20,16 @@ UNDIAGNOSED = ("manual",)
 
 
 def alert_raised(builder: DecisionBuilder, message: AlertRaised) -> None:
-    """Does at once what needs no Vault: whoever is concerned is stopped or slowed, while the vault-broker revokes."""
+    """Does at once what needs no Vault: whoever is concerned is stopped or slowed, while the vault-broker revokes.
+
+    A pipeline without credentials ends at once: there is nothing to revoke, and so nothing that a report would follow.
+    """
     pipeline = builder.view.find_pipeline()
     if pipeline is None or pipeline.revoked is not None:
         return
-    if message.action == "revoke_pipeline":
+    if message.action == "revoke_pipeline" and not builder.view.plan().credentials:
+        ending.fail(builder, message.condition, Problem(code=message.condition, detail=message.detail))
+    elif message.action == "revoke_pipeline":
         suspend(builder, message.condition, builder.cause.id)
     elif message.action == "revoke_agent" and message.agent_id is not None:
         problem = Problem(code=message.condition, detail=message.detail)
