@@ -12,6 +12,7 @@ from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineRefused, PipelineSpawn
 from sluice_contracts.messages.token import TokenRevoke
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
+from sluice_spawner.domain.state import AgentEntity
 from tests.unit.spawner.slots import claims, request
 from tests.unit.spawner.world import PIPELINE, TENANT, World, of, plan, types
 
@@ -254,7 +255,7 @@ def test_a_question_that_was_open_changes_nothing_any_more() -> None:
 
 @pytest.mark.covers("V5")
 def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
-    world = running("a", "b", "c: a")
+    world = running("a", "b", "c: a", limits={"max_agents": 2})
     said = world.alert("throttle", "api_call_budget_exceeded")
     told = {one.agent_id: one.api_calls_per_minute for one in of(AgentThrottle, said)}
     assert told == {world.agent_id("a"): 50, world.agent_id("b"): 50}
@@ -262,6 +263,39 @@ def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
     world.succeed("a")
     world.grant("c")
     assert world.last(AgentRun).api_calls_per_minute == 50
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(("max_agents", "each"), [(1, 100), (4, 25), (7, 14), (11, 9), (50, 9)])
+def test_however_many_agents_follow_they_make_no_more_calls_than_the_limit_together(max_agents: int, each: int) -> None:
+    """One plans, ten implement: the limit is divided by as many as may live at once from then on."""
+    implement = [f"i{number}" for number in range(10)]
+    tasks = ["done", "plan: done", *(f"{task}: plan" for task in implement)]
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan(*tasks, limits={"max_agents": max_agents})))
+    for task_id in ("done", "plan"):
+        world.grant(task_id)
+        world.start(task_id)
+        if task_id == "done":
+            world.succeed(task_id)
+    world.alert("throttle", "api_call_budget_exceeded")
+    assert world.last(AgentThrottle).api_calls_per_minute == each
+    world.succeed("plan")
+    living = [one for one in world.state.values() if isinstance(one, AgentEntity) and not one.ended]
+    assert len(living) == min(max_agents, 10)
+    assert len(living) * each <= 100
+
+
+@pytest.mark.covers("V5")
+def test_an_attempt_that_was_handed_out_before_the_throttling_is_told_when_it_is_taken() -> None:
+    """Its runner passes over what it is told of an attempt that it does not hold."""
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan("a")))
+    world.grant("a")
+    assert world.last(AgentRun).api_calls_per_minute is None
+    world.alert("throttle", "api_call_budget_exceeded")
+    said = world.start("a")
+    assert [(one.agent_id, one.api_calls_per_minute) for one in of(AgentThrottle, said)] == [(world.agent_id("a"), 100)]
 
 
 @pytest.mark.covers("V5")

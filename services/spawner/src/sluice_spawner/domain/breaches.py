@@ -116,16 +116,24 @@ def reported(builder: DecisionBuilder, message: HandoffReported) -> None:
     ending.fail(builder, message.reason, Problem(code=message.reason, detail=message.summary))
 
 
+def remind(builder: DecisionBuilder, agent_id: str) -> None:
+    """Tells an agent of a throttled pipeline how many calls it may make. Its runner heeds that once it holds it."""
+    each = builder.view.pipeline().api_calls_per_minute
+    if each is not None:
+        queue = builder.view.agent(agent_id).queue
+        builder.tell(queue, AgentThrottle(agent_id=agent_id, api_calls_per_minute=each))
+
+
 def _throttle(builder: DecisionBuilder, limit: int) -> None:
-    if builder.view.pipeline().api_calls_per_minute is not None:
+    """Shares the limit by as many agents as may live at once from now on, so that it holds whoever follows."""
+    pipeline = builder.view.pipeline()
+    if pipeline.api_calls_per_minute is not None:
         return
-    agents = list(_living(builder))
-    each = max(1, limit // max(1, len(agents)))
-    builder.accept(CallsThrottled(api_calls_per_minute=each))
-    for agent_id in agents:
-        agent = builder.view.agent(agent_id)
-        if agent.attempt > 0:
-            builder.tell(agent.queue, AgentThrottle(agent_id=agent_id, api_calls_per_minute=each))
+    agents = min(builder.view.plan().max_agents, pipeline.unfinished)
+    builder.accept(CallsThrottled(api_calls_per_minute=max(1, limit // agents)))
+    for agent_id in _living(builder):
+        if builder.view.agent(agent_id).runner_id is not None:
+            remind(builder, agent_id)
 
 
 def _living(builder: DecisionBuilder) -> Iterator[str]:
