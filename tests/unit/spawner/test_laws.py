@@ -125,10 +125,11 @@ class Story:
         choose, world, task, attempt = self.choose, self.world, run.task.id, run.attempt
         if f"{PIPELINE}/agent/{run.agent_id}" not in world.state:
             return
-        kind = choose.choices(
-            ["expire", "revoke", "stuck", "throttle", "deny", "refuse", "end", "stale grant", "alert", "revoke all", "report"],
-            [3, 2, 2, 2, 1, 1, 2, 2, 1, 1, 1],
-        )[0]
+        kinds = {
+            "expire": 3, "revoke": 2, "stuck": 2, "throttle": 2, "deny": 1, "refuse": 1, "end": 2, "stale grant": 2,
+            "alert": 1, "revoke all": 1, "report": 1,
+        }  # fmt: skip
+        kind = choose.choices(list(kinds), list(kinds.values()))[0]
         if kind == "expire":
             world.expire(task, attempt=attempt)
         elif kind == "revoke":
