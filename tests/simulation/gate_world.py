@@ -1,8 +1,8 @@
 """The whole gate in the simulation: spawners that wait for grants, vault-brokers on a Vault in memory, runners.
 
-The monitor and the api are played: alerts come out of nowhere, also about pipelines whose spawn has not been heard, and
-each full revocation is reported, now and then twice and often before the spawner has heard of anything else. All else is
-real.
+The monitor and the api are played: alerts come out of nowhere, also about pipelines whose spawn has not been heard,
+and each full revocation is reported, now and then twice and often before the spawner has heard of anything else. All
+else is real.
 """
 
 from __future__ import annotations

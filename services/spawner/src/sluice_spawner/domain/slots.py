@@ -1,8 +1,8 @@
 """A pipeline's side of the limit of agents per installation (P13): how many slots it needs, and when it says so.
 
 An agent takes a slot from its creation to the end of its task, also while it waits for a person; or until its pipeline
-loses all credentials. A pipeline starts an agent only on a slot that it was granted, so what it has granted is never less
-than what lives. A slot that a task leaves is taken by the pipeline's next task without asking anybody.
+loses all credentials. A pipeline starts an agent only on a slot that it was granted, so what it has granted is never
+less than what lives. A slot that a task leaves is taken by the pipeline's next task without asking anybody.
 """
 
 from __future__ import annotations
