@@ -1,7 +1,8 @@
 """The whole gate in the simulation: spawners that wait for grants, vault-brokers on a Vault in memory, runners.
 
-The monitor and the api are played: alerts come out of nowhere, and each full revocation is reported, now and then twice
-and often before the spawner has heard of anything else. All else is real.
+The monitor and the api are played: alerts come out of nowhere, also about pipelines whose spawn has not been heard,
+and each full revocation is reported, now and then twice and often before the spawner has heard of anything else. All
+else is real.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from sluice_contracts.messages import Message
 from sluice_contracts.messages.agent import AgentRun
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import ArtifactRef
-from sluice_contracts.messages.pipeline import PipelineCancelled, PipelineFailed
+from sluice_contracts.messages.pipeline import PipelineCancelled, PipelineFailed, PipelineSpawn
 from sluice_contracts.messages.report import HandoffReported
-from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenGranted, TokenRevoke, TokenRevoked
+from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenGranted, TokenRequest, TokenRevoke, TokenRevoked
 from sluice_runtime.broker import TopicPartition
 from sluice_spawner.domain.policy import SpawnerPolicy
 from sluice_vault_broker.adapters.acts import Terms
@@ -47,6 +48,8 @@ class GateFaults:
     away: float = 0.001
     lost_answer: float = 0.03
     alert: float = 0.002
+    early: float = 0.15
+    """Of the spawns: revoked before the spawner reads them, since he is behind; the id was known."""
 
 
 class GateWorld(spine.World):
@@ -62,6 +65,7 @@ class GateWorld(spine.World):
         self.brokers: list[BrokerInstance] = []
         self._frozen_brokers: list[BrokerInstance] = []
         self._reported: set[str] = set()
+        self._late: list[tuple[int, CloudEvent[Message]]] = []
         super().__init__(seed)
         self._new_broker()
 
@@ -111,14 +115,36 @@ class GateWorld(spine.World):
         event = CloudEvent(identity, source, "tenant", pipeline, self.clock.now_ms(), data)
         self.log.append(encode(event, topic=topic, key=pipeline))
 
-    def _alarm(self) -> None:
+    def _send(self, event: CloudEvent[Message]) -> None:
+        """Now and then a spawn comes so late that its pipeline was revoked, and that was reported, or soon is."""
+        if isinstance(event.data, PipelineSpawn) and self._faulty.random() < self._gate.early:
+            self._alarm(event.subject)
+            self._late.append((self.clock.now_ms() + self._faulty.choice([50, 1_000, 10_000]), event))
+        else:
+            super()._send(event)
+
+    def _send_late(self, *, calm: bool) -> None:
+        late, self._late = self._late, []
+        for due_ms, event in late:
+            if calm or due_ms <= self.clock.now_ms():
+                super()._send(event)
+            else:
+                self._late.append((due_ms, event))
+
+    def _alarm(self, pipeline: str) -> None:
         """A breach, of whom it may be; or a person revokes."""
-        pipeline = self._faulty.choice(sorted(self.spawned))
         identity = derived_id("alert", pipeline, self._faulty.randrange(2))
         runs = [one for one in self._events(f"agent.tasks.{QUEUE}") if one.subject == pipeline]
-        kind = self._faulty.choice(["revoke_pipeline", "throttle", "revoke_agent", "manual"])
+        kind = self._faulty.choice(["revoke_pipeline", "throttle", "revoke_agent", "manual", "manual, one"])
         if kind == "manual":
             self._say("token.commands", "operator", identity, pipeline, TokenRevoke())
+            return
+        if kind == "manual, one":
+            asked = [one.data for one in self._events("token.commands") if one.subject == pipeline]
+            agents = sorted({one.agent_id for one in asked if isinstance(one, TokenRequest) and one.agent_id})
+            if agents:
+                one = TokenRevoke(agent_id=self._faulty.choice(agents))
+                self._say("token.commands", "operator", f"{identity}, {self.clock.now_ms()}", pipeline, one)
             return
         if kind == "revoke_agent" and not runs:
             return
@@ -138,20 +164,21 @@ class GateWorld(spine.World):
         self._say("alerts", "monitor", identity, pipeline, alert)
 
     def _report(self) -> None:
-        """The api answers each full revocation with one report; a repetition is the same."""
+        """The api answers each full revocation with one report; a repetition is the same, and follows it at once."""
         reference = ArtifactRef(sha256="0" * 64, size_bytes=1)
         for event in self._events("token.events"):
             full = isinstance(event.data, TokenRevoked) and event.data.agent_id is None
             if not full or event.data.reason not in FULL_REVOCATIONS:
                 continue
-            if event.id in self._reported and self._faulty.random() < 0.99:
+            if event.id in self._reported:
                 continue
             self._reported.add(event.id)
             report = HandoffReported(
                 cause="revocation", cause_id=event.id, reason=event.data.reason, summary="s", report=reference,
                 markdown=reference,
             )  # fmt: skip
-            self._say("reports", "observability-api", derived_id(event.id, "report"), event.subject, report)
+            for _ in range(1 + (self._faulty.random() < 0.1)):
+                self._say("reports", "observability-api", derived_id(event.id, "report"), event.subject, report)
 
     # Time
 
@@ -159,6 +186,7 @@ class GateWorld(spine.World):
         """A step of the spine, and one of the gate."""
         before_ms = self.clock.now_ms()
         super().step(calm=calm)
+        self._send_late(calm=calm)
         self._vault_clock.advance(max(0, self.clock.now_ms() - before_ms))
         self._calm = calm
         roll = self._faulty.random
@@ -172,7 +200,7 @@ class GateWorld(spine.World):
             if self._frozen_brokers and roll() < self._gate.freeze * 2:
                 self._wake_broker()
             if self.spawned and roll() < self._gate.alert:
-                self._alarm()
+                self._alarm(self._faulty.choice(sorted(self.spawned)))
         for broker in self.brokers:
             broker.step()
         if roll() < 0.05:

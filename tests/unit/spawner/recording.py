@@ -34,7 +34,7 @@ from sluice_contracts.messages.pipeline import (
     QuestionAsked,
 )
 from sluice_contracts.messages.plan import Plan
-from sluice_contracts.messages.token import Grant, TokenGranted
+from sluice_contracts.messages.token import Grant, TokenDenied, TokenGranted
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.deciding import Entity, LeaseExpired
 from sluice_runtime.memory import MemoryLog
@@ -191,6 +191,9 @@ def record_credentials() -> Recording:
     story.spawn("revoked", plan("a"))
     story.grant("revoked", "a")
     story.say("alerts", "revoked", alert.model_copy(update={"action": "revoke_pipeline"}))
+    story.spawn("revoked-before", plan("a"))
+    denied = TokenDenied(problem=Problem(code="credentials_revoked", detail="all were revoked (manual)"))
+    story.say("token.events", "revoked-before", denied)
     return story.recording()
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from sluice_contracts.messages.admission import AdmissionGranted
 from sluice_contracts.messages.agent import AgentRun, AgentStop, AgentThrottle
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import Diagnosed, PipelineFailed, PipelineRefused, PipelineSpawn
 from sluice_contracts.messages.token import TokenRevoke
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
+from sluice_spawner.domain.state import AgentEntity
+from tests.unit.spawner.slots import claims, request
 from tests.unit.spawner.world import PIPELINE, TENANT, World, of, plan, types
 
 POLICY = SpawnerPolicy(credentials=True)
@@ -57,7 +63,7 @@ def test_the_report_ends_the_pipeline_and_has_it_diagnosed() -> None:
     world = running("a", "b", model="scripted:team")
     world.succeed("a")
     world.alert("revoke_pipeline", "error_budget_exceeded")
-    alert_id = world.heard[-1][0].id
+    [alert_id] = [event.id for event, _, _ in world.heard if isinstance(event.data, AlertRaised)]
     said = world.report()
     end = world.terminal()
     assert isinstance(end, PipelineFailed)
@@ -139,6 +145,62 @@ def test_a_report_may_come_before_what_it_is_about() -> None:
     assert world.revoke(reason="error_budget_exceeded") == []
 
 
+@pytest.mark.covers("V5", "P12")
+@pytest.mark.parametrize("heard", ["nothing", "the alert", "the revocation"])
+def test_a_pipeline_that_was_revoked_before_its_spawn_ends_though_nothing_more_is_heard(heard: str) -> None:
+    """The report was heard when nobody knew the pipeline."""
+    world = World(POLICY, ROLES)
+    assert world.report() == []
+    world.say(PipelineSpawn(plan=plan("a")))
+    if heard == "the alert":
+        world.alert("revoke_pipeline", "error_budget_exceeded")
+    elif heard == "the revocation":
+        world.revoke(reason="error_budget_exceeded")
+    assert types(world.deny_root("first")) == ["token.request"], "is the revocation still to come?"
+    assert world.deny_root("first") == [], "a repetition is no answer"
+    said = world.deny_root("second")
+    assert [(one.agent_id, one.reason) for one in of(TokenRevoke, said)] == [(None, "pipeline_ended")]
+    end = world.terminal()
+    assert isinstance(end, PipelineFailed)
+    assert end.reason == ("credentials_revoked" if heard == "nothing" else "error_budget_exceeded")
+    assert end.problem is not None
+    assert (end.problem.code, "(manual)" in end.problem.detail) == ("credentials_revoked", True)
+    assert the_spawn(world) is None
+    assert world.report() == []
+
+
+@pytest.mark.covers("O4")
+def test_without_credentials_a_breach_ends_the_pipeline_at_once() -> None:
+    """There is no token whose end a report could follow, and perhaps no vault-broker."""
+    world = World(SpawnerPolicy(), ROLES)
+    world.say(PipelineSpawn(plan=plan("a", "b")))
+    world.start("a")
+    said = world.alert("revoke_pipeline", "policy_violation")
+    assert {one.agent_id for one in of(AgentStop, said)} == {world.agent_id("a"), world.agent_id("b")}
+    end = world.terminal()
+    assert isinstance(end, PipelineFailed)
+    assert end.reason == "policy_violation"
+    assert end.problem is not None
+    assert (end.problem.code, end.problem.detail) == ("policy_violation", "too many")
+    assert world.statuses() == {"a": "cancelled", "b": "cancelled"}
+    assert claims(world) == {}
+    assert world.all(TokenRevoke) == []
+    assert world.report("policy_violation") == [], "a vault-broker that runs all the same changes nothing"
+    assert the_spawn(world) is None
+
+
+@pytest.mark.covers("V5", "O5", "O6")
+def test_a_pipeline_that_was_revoked_while_its_token_was_made_waits_for_its_report() -> None:
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan("a")))
+    world.deny_root("first")
+    world.revoke(reason="error_budget_exceeded")
+    assert world.deny_root("second") == []
+    world.report()
+    assert types([world.terminal()]) == ["pipeline.failed"]
+    assert the_spawn(world) is not None
+
+
 @pytest.mark.covers("O5")
 def test_a_report_on_demand_ends_nothing() -> None:
     world = running()
@@ -157,6 +219,27 @@ def test_a_pipeline_that_lost_its_credentials_can_still_be_cancelled() -> None:
     assert the_spawn(world) is None
 
 
+@pytest.mark.covers("V5", "P13")
+def test_a_pipeline_that_lost_its_credentials_gives_its_slots_to_others_at_once() -> None:
+    """Its report may take as long as Vault is away."""
+    world = World(replace(POLICY, installation_agents_max=2), ROLES)
+    world.say(PipelineSpawn(plan=plan("a", "b", "c")))
+    for task_id in ("a", "b"):
+        world.grant(task_id)
+        world.start(task_id)
+    request(world, "other", 2, 1)
+    assert claims(world) == {PIPELINE: (3, 2), "other": (2, 0)}
+    world.alert("revoke_pipeline", "error_budget_exceeded")
+    assert claims(world) == {"other": (2, 2)}
+    request(world, PIPELINE, 3, 1)  # published late, by an instance that had lost its partition
+    request(world, "other", 0, 2)
+    world.say(AdmissionGranted(slots=2, number=1))
+    assert claims(world) == {}, "nobody else would give it back"
+    world.report()
+    assert claims(world) == {}
+    assert world.statuses() == {"a": "cancelled", "b": "cancelled", "c": "skipped"}
+
+
 @pytest.mark.covers("V5", "P10")
 def test_a_question_that_was_open_changes_nothing_any_more() -> None:
     world = running()
@@ -172,7 +255,7 @@ def test_a_question_that_was_open_changes_nothing_any_more() -> None:
 
 @pytest.mark.covers("V5")
 def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
-    world = running("a", "b", "c: a")
+    world = running("a", "b", "c: a", limits={"max_agents": 2})
     said = world.alert("throttle", "api_call_budget_exceeded")
     told = {one.agent_id: one.api_calls_per_minute for one in of(AgentThrottle, said)}
     assert told == {world.agent_id("a"): 50, world.agent_id("b"): 50}
@@ -180,6 +263,39 @@ def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
     world.succeed("a")
     world.grant("c")
     assert world.last(AgentRun).api_calls_per_minute == 50
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(("max_agents", "each"), [(1, 100), (4, 25), (7, 14), (11, 9), (50, 9)])
+def test_however_many_agents_follow_they_make_no_more_calls_than_the_limit_together(max_agents: int, each: int) -> None:
+    """One plans, ten implement: the limit is divided by as many as may live at once from then on."""
+    implement = [f"i{number}" for number in range(10)]
+    tasks = ["done", "plan: done", *(f"{task}: plan" for task in implement)]
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan(*tasks, limits={"max_agents": max_agents})))
+    for task_id in ("done", "plan"):
+        world.grant(task_id)
+        world.start(task_id)
+        if task_id == "done":
+            world.succeed(task_id)
+    world.alert("throttle", "api_call_budget_exceeded")
+    assert world.last(AgentThrottle).api_calls_per_minute == each
+    world.succeed("plan")
+    living = [one for one in world.state.values() if isinstance(one, AgentEntity) and not one.ended]
+    assert len(living) == min(max_agents, 10)
+    assert len(living) * each <= 100
+
+
+@pytest.mark.covers("V5")
+def test_an_attempt_that_was_handed_out_before_the_throttling_is_told_when_it_is_taken() -> None:
+    """Its runner passes over what it is told of an attempt that it does not hold."""
+    world = World(POLICY, ROLES)
+    world.say(PipelineSpawn(plan=plan("a")))
+    world.grant("a")
+    assert world.last(AgentRun).api_calls_per_minute is None
+    world.alert("throttle", "api_call_budget_exceeded")
+    said = world.start("a")
+    assert [(one.agent_id, one.api_calls_per_minute) for one in of(AgentThrottle, said)] == [(world.agent_id("a"), 100)]
 
 
 @pytest.mark.covers("V5")

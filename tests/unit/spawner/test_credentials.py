@@ -146,6 +146,27 @@ def test_a_person_s_command_that_is_denied_changes_nothing_for_who_waits_for_a_g
     assert world.state == before
 
 
+@pytest.mark.covers("V5", "W10")
+def test_a_grant_that_is_revoked_on_its_way_uses_up_a_retry_and_the_next_attempt_s_is_asked_for() -> None:
+    world = spawned({"id": "a", "retries": 1})
+    said = world.deny("a", "attempt_revoked")
+    assert [(one.agent_id, one.attempt) for one in of(TokenRequest, said)] == [(world.agent_id("a"), 2)]
+    assert types(said) == ["agent.state_changed", "task.retried", "agent.state_changed", "token.request"]
+    assert world.grant("a", attempt=1) == [], "the first one's will never be used"
+    world.grant("a")
+    assert (world.last(AgentRun).attempt, world.last(TaskAssigned).attempt) == (2, 2)
+    world.run("a")
+    assert types([world.terminal()]) == ["pipeline.completed"]
+
+
+@pytest.mark.covers("V5")
+def test_whose_grants_are_revoked_more_often_than_it_has_retries_fails() -> None:
+    world = spawned({"id": "a", "retries": 1})
+    world.deny("a", "attempt_revoked")
+    world.deny("a", "attempt_revoked")
+    assert [one.problem.code for one in world.all(TaskFailed)] == ["attempt_revoked"]
+
+
 @pytest.mark.covers("V5")
 def test_a_request_that_came_after_the_revocation_waits_for_its_news() -> None:
     world = spawned()

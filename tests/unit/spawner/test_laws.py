@@ -32,6 +32,7 @@ POLICY = SpawnerPolicy(
 GUARDED = replace(POLICY, credentials=True, token_wait_s=5)
 """The same with credentials and error budgets."""
 AFTERWARDS = (AgentAttemptRefused, AgentStop, PipelineRefused)
+DENIALS = {"deny": "unknown_queue", "refuse": "credentials_revoked", "end": "attempt_revoked"}
 STEPS_MAX = 60  # below the number of refusals that are remembered, so that every redelivery is known
 
 
@@ -124,10 +125,11 @@ class Story:
         choose, world, task, attempt = self.choose, self.world, run.task.id, run.attempt
         if f"{PIPELINE}/agent/{run.agent_id}" not in world.state:
             return
-        kind = choose.choices(
-            ["expire", "revoke", "stuck", "throttle", "deny", "refuse", "stale grant", "alert", "revoke all", "report"],
-            [3, 2, 2, 2, 1, 1, 2, 1, 1, 1],
-        )[0]
+        kinds = {
+            "expire": 3, "revoke": 2, "stuck": 2, "throttle": 2, "deny": 1, "refuse": 1, "end": 2, "stale grant": 2,
+            "alert": 1, "revoke all": 1, "report": 1,
+        }  # fmt: skip
+        kind = choose.choices(list(kinds), list(kinds.values()))[0]
         if kind == "expire":
             world.expire(task, attempt=attempt)
         elif kind == "revoke":
@@ -136,8 +138,8 @@ class Story:
             world.alert("revoke_agent", "no_progress", task, attempt=attempt)
         elif kind == "throttle":
             world.alert("throttle", "api_call_budget_exceeded")
-        elif kind in ("deny", "refuse") and (awaited := self.awaited()):
-            world.deny(choose.choice(awaited), "credentials_revoked" if kind == "refuse" else "unknown_queue")
+        elif kind in DENIALS and (awaited := self.awaited()):
+            world.deny(choose.choice(awaited), DENIALS[kind])
         elif kind == "stale grant":
             world.grant(task, attempt=attempt)
         elif kind == "alert":
@@ -193,21 +195,22 @@ class Story:
             self.turns[key] = agent.turn
         pipeline, plan_ = state.get(f"{PIPELINE}/pipeline"), state.get(f"{PIPELINE}/plan")
         if isinstance(pipeline, PipelineEntity) and isinstance(plan_, PlanEntity):
-            alive = [agent for agent in agents.values() if not agent.ended]
+            alive = [] if pipeline.revoked else [agent for agent in agents.values() if not agent.ended]
             assert pipeline.alive == len(alive) <= pipeline.slots_granted <= pipeline.slots_wanted <= plan_.max_agents
             begun = {agent.task_id for agent in agents.values()}
             tasks_ = {key.rpartition("/")[2]: one for key, one in state.items() if isinstance(one, TaskEntity)}
             ready = [name for name, task in tasks_.items() if _is_ready(task) and name not in begun]
             assert pipeline.ready == len(ready)
-            assert pipeline.slots_wanted == min(plan_.max_agents, pipeline.alive + pipeline.ready)
-            claim = state[f"installation/claim/{PIPELINE}"]
+            needed = 0 if pipeline.revoked else pipeline.alive + pipeline.ready
+            assert pipeline.slots_wanted == min(plan_.max_agents, needed)
+            claim = state.get(f"installation/claim/{PIPELINE}", ClaimEntity(tenant=plan_.tenant))
             assert isinstance(claim, ClaimEntity)
             assert (claim.wanted, claim.granted) == (pipeline.slots_wanted, pipeline.slots_granted)
             tasks = [entity for entity in state.values() if isinstance(entity, TaskEntity)]
             assert pipeline.unfinished == sum(not task.ended for task in tasks) > 0
             assert pipeline.questions_pending == sum(len(agent.pending) for agent in agents.values())
             assert (pipeline.state == "NEEDS_INPUT") == (pipeline.questions_pending > 0)
-            assert alive, "a living pipeline has somebody who works on it"
+            assert alive or pipeline.revoked, "a living pipeline has somebody who works on it"
             assert self.world.pool.granted == pipeline.slots_granted
         self._check_timers(agents)
 

@@ -256,6 +256,11 @@ class World:
             TokenDenied(agent_id=self.agent_id(task_id), attempt=agent.requested, problem=problem, command=command)
         )
 
+    def deny_root(self, denial_id: str) -> list[Message]:
+        """There will be no token of the pipeline's own: all its credentials were revoked."""
+        problem = Problem(code="credentials_revoked", detail="all credentials of the pipeline were revoked (manual)")
+        return self.say(TokenDenied(problem=problem), id_=denial_id)
+
     def expire(self, task_id: str, *, attempt: int | None = None) -> list[Message]:
         attempt = self.agent(task_id).attempt if attempt is None else attempt
         return self.say(TokenExpired(agent_id=self.agent_id(task_id), attempt=attempt, accessor="a"))

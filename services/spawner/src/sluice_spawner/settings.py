@@ -51,8 +51,8 @@ class SpawnerSettings(ServiceSettings):
     credentials: Literal["vault", "none"] = Field(
         default="vault",
         description="`vault`: no task starts without its grant, and broken error budgets end pipelines. `none`: an "
-        "installation without Vault; every task runs as with `no-secrets`. A vault-broker runs all the same: it tells "
-        "of the revocation with which a broken budget's pipeline ends. The same for all instances.",
+        "installation without Vault; every task runs as with `no-secrets`, and a broken error budget ends its pipeline "
+        "at once, without a report. The same for all instances.",
     )
     token_wait_s: int = Field(
         default=_DEFAULTS.token_wait_s, ge=1, le=86_400,

@@ -61,7 +61,7 @@ def serve(builder: DecisionBuilder) -> list[str]:
 def granted(builder: DecisionBuilder, message: AdmissionGranted) -> None:
     """A pipeline has slots. Only an answer to its latest request counts; of those, each says more than the last."""
     pipeline = builder.view.find_pipeline()
-    if pipeline is None:
+    if pipeline is None or pipeline.revoked is not None:
         slots.give_back(builder)
     elif message.number == pipeline.request_number and message.slots > pipeline.slots_granted:
         builder.accept(message)

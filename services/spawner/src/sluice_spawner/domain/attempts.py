@@ -10,7 +10,7 @@ from sluice_contracts.messages.agent import (
 )
 from sluice_contracts.messages.pipeline import AgentAttemptLost, TaskStarted
 from sluice_runtime.deciding import LeaseExpired
-from sluice_spawner.domain import ending, fencing, questions, tasks
+from sluice_spawner.domain import breaches, ending, fencing, questions, tasks
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import AgentTimeout, CoordinationFailed, SpawnerError, SpawnLimitExceeded
 from sluice_spawner.domain.state import AgentEntity, AttemptRecord
@@ -34,6 +34,7 @@ def started(builder: DecisionBuilder, message: AgentAttemptStarted) -> None:
             )
         )
         ending.change_agent(builder, message.agent_id, "BUSY", "")
+        breaches.remind(builder, message.agent_id)
         questions.send_answers(builder, message.agent_id)
     elif fencing.current(builder, message) is None and fencing.record_of(builder, message) is None:
         fencing.refuse(builder, message)

@@ -10,9 +10,9 @@ from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.report import HandoffReported
-from sluice_spawner.domain import ending, tasks
+from sluice_spawner.domain import ending, grants, slots, tasks
 from sluice_spawner.domain.building import DecisionBuilder
-from sluice_spawner.domain.facts import AgentSuspended, CallsThrottled, CredentialsLost
+from sluice_spawner.domain.facts import AgentSuspended, CallsThrottled, CredentialsLost, RootDenied
 from sluice_spawner.domain.outcomes import outcome_of
 
 UNDIAGNOSED = ("manual",)
@@ -20,11 +20,16 @@ UNDIAGNOSED = ("manual",)
 
 
 def alert_raised(builder: DecisionBuilder, message: AlertRaised) -> None:
-    """Does at once what needs no Vault: whoever is concerned is stopped or slowed, while the vault-broker revokes."""
+    """Does at once what needs no Vault: whoever is concerned is stopped or slowed, while the vault-broker revokes.
+
+    A pipeline without credentials ends at once: there is nothing to revoke, and so nothing that a report would follow.
+    """
     pipeline = builder.view.find_pipeline()
     if pipeline is None or pipeline.revoked is not None:
         return
-    if message.action == "revoke_pipeline":
+    if message.action == "revoke_pipeline" and not builder.view.plan().credentials:
+        ending.fail(builder, message.condition, Problem(code=message.condition, detail=message.detail))
+    elif message.action == "revoke_pipeline":
         suspend(builder, message.condition, builder.cause.id)
     elif message.action == "revoke_agent" and message.agent_id is not None:
         problem = Problem(code=message.condition, detail=message.detail)
@@ -34,7 +39,7 @@ def alert_raised(builder: DecisionBuilder, message: AlertRaised) -> None:
 
 
 def suspend(builder: DecisionBuilder, reason: str, alert_id: str | None = None) -> None:
-    """Stops all agents of a pipeline that has lost its credentials. Its handoff report ends it."""
+    """Stops all agents of a pipeline that has lost its credentials, and gives their slots back. Its report ends it."""
     pipeline = builder.view.find_pipeline()
     if pipeline is None or pipeline.revoked is not None:
         return
@@ -43,6 +48,33 @@ def suspend(builder: DecisionBuilder, reason: str, alert_id: str | None = None) 
         ending.stop_agent(builder, agent_id, reason)
         ending.change_agent(builder, agent_id, "TERMINATED", reason)
         builder.accept(AgentSuspended(agent_id=agent_id))
+    slots.release(builder)
+
+
+def revoked(builder: DecisionBuilder, reason: str, alert_id: str | None) -> None:
+    """All credentials are gone: agents stop, and the report follows."""
+    pipeline = builder.view.find_pipeline()
+    if pipeline is not None and pipeline.root_denied:
+        builder.accept(RootDenied(denial_id=""))
+    suspend(builder, reason, alert_id)
+
+
+def root_denied(builder: DecisionBuilder, problem: Problem) -> None:
+    """Ends a pipeline that was revoked before it was spawned; nothing else that is heard would.
+
+    The vault-broker denies the pipeline's own token where a revocation came before it. Either both were decided
+    together: then `token.revoked` follows the denial, the report that, and the report ends the pipeline as always. Or
+    `token.revoked` stands before the denial: it may have been heard before the spawn, and the report too. To tell one
+    from the other it is asked once more: the second denial stands behind whatever followed the first.
+    """
+    pipeline = builder.view.find_pipeline()
+    if pipeline is None:
+        return
+    if pipeline.root_denied is None:
+        builder.accept(RootDenied(denial_id=builder.cause.id))
+        grants.request_root(builder)
+    elif pipeline.root_denied not in ("", builder.cause.id):
+        ending.fail(builder, pipeline.revoked or problem.code, problem)
 
 
 def interrupt(builder: DecisionBuilder, agent_id: str, attempt: int | None, problem: Problem) -> None:
@@ -84,16 +116,24 @@ def reported(builder: DecisionBuilder, message: HandoffReported) -> None:
     ending.fail(builder, message.reason, Problem(code=message.reason, detail=message.summary))
 
 
+def remind(builder: DecisionBuilder, agent_id: str) -> None:
+    """Tells an agent of a throttled pipeline how many calls it may make. Its runner heeds that once it holds it."""
+    each = builder.view.pipeline().api_calls_per_minute
+    if each is not None:
+        queue = builder.view.agent(agent_id).queue
+        builder.tell(queue, AgentThrottle(agent_id=agent_id, api_calls_per_minute=each))
+
+
 def _throttle(builder: DecisionBuilder, limit: int) -> None:
-    if builder.view.pipeline().api_calls_per_minute is not None:
+    """Shares the limit by as many agents as may live at once from now on, so that it holds whoever follows."""
+    pipeline = builder.view.pipeline()
+    if pipeline.api_calls_per_minute is not None:
         return
-    agents = list(_living(builder))
-    each = max(1, limit // max(1, len(agents)))
-    builder.accept(CallsThrottled(api_calls_per_minute=each))
-    for agent_id in agents:
-        agent = builder.view.agent(agent_id)
-        if agent.attempt > 0:
-            builder.tell(agent.queue, AgentThrottle(agent_id=agent_id, api_calls_per_minute=each))
+    agents = min(builder.view.plan().max_agents, pipeline.unfinished)
+    builder.accept(CallsThrottled(api_calls_per_minute=max(1, limit // agents)))
+    for agent_id in _living(builder):
+        if builder.view.agent(agent_id).runner_id is not None:
+            remind(builder, agent_id)
 
 
 def _living(builder: DecisionBuilder) -> Iterator[str]:

@@ -18,7 +18,11 @@ from sluice_spawner.domain.errors import AgentTimeout
 from sluice_spawner.domain.state import AgentEntity
 
 REVOKED_CODE = "credentials_revoked"
-"""The problem of a request that came after a revocation: that will be heard of too, and it says more."""
+"""The problem of a request that came after a revocation, or was ended by it: that will be heard of too, and says more.
+Unless it was heard before the spawn: only the denial of the pipeline's own token can be that late."""
+
+ATTEMPT_REVOKED_CODE = "attempt_revoked"
+"""The problem of a request whose attempt was revoked before it had its grant: as if it had been later."""
 
 
 def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
@@ -29,18 +33,26 @@ def granted(builder: DecisionBuilder, message: TokenGranted) -> None:
 
 
 def denied(builder: DecisionBuilder, message: TokenDenied) -> None:
-    """There will be no grant: the task fails. Commands of people that are denied change nothing."""
+    """There will be no grant: the task fails; of a pipeline that was revoked before its spawn, all of it.
+
+    Commands of people that are denied change nothing.
+    """
     if message.command != "token.request":
         return
+    if message.agent_id is None and message.problem.code == REVOKED_CODE:
+        breaches.root_denied(builder, message.problem)
+        return
     agent = _waiting(builder, message.agent_id, message.attempt)
-    if agent is not None and message.problem.code != REVOKED_CODE:
-        tasks.fail(builder, agent.task_id, message.problem)
+    if agent is None or message.agent_id is None or message.problem.code == REVOKED_CODE:
+        return
+    revoked_on_its_way = message.problem.code == ATTEMPT_REVOKED_CODE
+    tasks.retry_or_fail(builder, message.agent_id, message.problem, retryable=revoked_on_its_way)
 
 
 def revoked(builder: DecisionBuilder, message: TokenRevoked) -> None:
     """Tokens are gone: all of the pipeline's, or an attempt's."""
     if message.reason in FULL_REVOCATIONS and message.agent_id is None:
-        breaches.suspend(builder, message.reason, message.alert_id)
+        breaches.revoked(builder, message.reason, message.alert_id)
     elif message.reason in ("manual", "no_progress") and message.agent_id is not None:
         detail = message.detail or f"its credential was revoked: {message.reason}"
         breaches.interrupt(builder, message.agent_id, message.attempt, Problem(code=message.reason, detail=detail))

@@ -162,7 +162,12 @@ def _deferred(view: View, message: facts.StartsDeferred, fact: Fact, policy: Spa
 
 
 def _credentials_lost(view: View, message: facts.CredentialsLost, fact: Fact, policy: SpawnerPolicy) -> None:
-    view.put_pipeline(replace(view.pipeline(), revoked=message.reason, alert_id=message.alert_id))
+    """None of its agents lives on: they are stopped by the same decision."""
+    view.put_pipeline(replace(view.pipeline(), revoked=message.reason, alert_id=message.alert_id, alive=0))
+
+
+def _root_denied(view: View, message: facts.RootDenied, fact: Fact, policy: SpawnerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), root_denied=message.denial_id))
 
 
 def _calls_throttled(view: View, message: facts.CallsThrottled, fact: Fact, policy: SpawnerPolicy) -> None:
@@ -231,7 +236,8 @@ def _task_ended(view: View, task_id: str, ending: Ending) -> None:
     if known is not None:
         spent = known.spent
         total = entity.spent.plus(spent.input_tokens, spent.output_tokens, spent.cost_usd)
-        entity = replace(entity, alive=entity.alive - 1, spent=total)
+        alive = entity.alive - 1 if entity.revoked is None else 0
+        entity = replace(entity, alive=alive, spent=total)
     view.put_pipeline(entity)
     if known is not None:
         evolving_agents.end(view, agent_id)
@@ -293,6 +299,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.InputRefused: _refused,
     facts.RetentionEnded: _forgotten,
     facts.CredentialsLost: _credentials_lost,
+    facts.RootDenied: _root_denied,
     facts.CallsThrottled: _calls_throttled,
     facts.GrantAwaited: evolving_agents.grant_awaited,
     facts.AgentSuspended: evolving_agents.suspended,

@@ -117,6 +117,13 @@ class CredentialsLost(Message):
     alert_id: str | None
 
 
+class RootDenied(Message):
+    """There will be no token of the pipeline's own. Empty: since then `token.revoked` was heard."""
+
+    type: ClassVar[str] = "root.denied"
+    denial_id: str
+
+
 class AgentSuspended(Message):
     """An agent's attempt is over, since its credential is gone."""
 

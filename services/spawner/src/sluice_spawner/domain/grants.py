@@ -23,9 +23,13 @@ def request_root(builder: DecisionBuilder) -> None:
 
 
 def request(builder: DecisionBuilder, agent_id: str, reason: str) -> None:
-    """Asks for the grant of an agent's next attempt; `credentials.granted` goes on. Earlier attempts' tokens end."""
+    """Asks for the grant of an agent's next attempt; `credentials.granted` goes on. Earlier attempts' tokens end.
+
+    An attempt that was denied its grant has used its number up, though it was never handed out.
+    """
     agent = builder.view.agent(agent_id)
-    builder.ask_broker(TokenRequest(agent_id=agent_id, attempt=agent.attempt + 1, queue=agent.queue), reason)
+    attempt = max(agent.attempt, agent.requested) + 1
+    builder.ask_broker(TokenRequest(agent_id=agent_id, attempt=attempt, queue=agent.queue), reason)
 
 
 def release(builder: DecisionBuilder, agent_id: str) -> None:

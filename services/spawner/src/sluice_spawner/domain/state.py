@@ -88,7 +88,7 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     Attributes:
         state: P1.
         unfinished: Tasks that have not ended.
-        alive: Agents whose task has not ended; at most `slots_granted`.
+        alive: Agents whose task has not ended; at most `slots_granted`. None, once all credentials were revoked.
         ready_first: Head of the queue of tasks that may start; each names the next (`TaskEntity.next_ready`).
         ready: How many are in that queue.
         slots_wanted: The slots of its latest request: `alive` and `ready`, but at most the plan's `max_agents`.
@@ -101,6 +101,8 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
         revoked: Why it lost all its credentials. Nothing of it goes on; its handoff report ends it.
         alert_id: The alert that said so first.
         api_calls_per_minute: What each of its agents may make, where that was throttled.
+        root_denied: The first message by which its own token was denied, since all were revoked; empty once
+            `token.revoked` was heard after that.
     """
 
     created_at_ms: int
@@ -124,6 +126,7 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     revoked: str | None = None
     alert_id: str | None = None
     api_calls_per_minute: int | None = None
+    root_denied: str | None = None
 
 
 class PlanEntity(Entity, frozen=True, tag="plan"):

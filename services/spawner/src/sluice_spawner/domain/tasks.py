@@ -86,28 +86,29 @@ def run_attempt(builder: DecisionBuilder, agent_id: str, reason: str) -> None:
 
 
 def assign(builder: DecisionBuilder, agent_id: str, reason: str, grant: Grant | None) -> None:
-    """Hands an agent's next attempt to its queue."""
+    """Hands an agent's next attempt to its queue: the one for which the grant was made."""
     agent = builder.view.agent(agent_id)
+    attempt = agent.attempt + 1 if grant is None else agent.requested
     builder.publish(
         TaskAssigned(
             task_id=agent.task_id,
             agent_id=agent_id,
-            attempt=agent.attempt + 1,
+            attempt=attempt,
             queue=agent.queue,
             role=agent.role,
             reason=reason,
         )
     )
-    builder.assign(agent.queue, _agent_run(builder, agent_id, grant))
+    builder.assign(agent.queue, _agent_run(builder, agent_id, attempt, grant))
 
 
-def _agent_run(builder: DecisionBuilder, agent_id: str, grant: Grant | None) -> AgentRun:
+def _agent_run(builder: DecisionBuilder, agent_id: str, attempt: int, grant: Grant | None) -> AgentRun:
     view = builder.view
     agent, plan = view.agent(agent_id), view.plan()
     spec = view.spec(agent.task_id)
     return AgentRun(
         agent_id=agent_id,
-        attempt=agent.attempt + 1,
+        attempt=attempt,
         task=TaskSpec.model_validate_json(spec.spec),
         objective=plan.objective,
         inputs=tuple(artifact.ref() for artifact in plan.inputs),
