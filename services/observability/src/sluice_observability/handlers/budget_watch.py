@@ -11,7 +11,6 @@ together: rewinding the group changes nothing, and limits that changed meanwhile
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from sluice_contracts.topics import ALERTS, SIGNALS
 from sluice_observability.domain.budget_limits import Budgets
 from sluice_observability.domain.budget_state import Pipeline, Signal, decode, encode
 from sluice_observability.domain.budgets import due, next_look_ms, observe, settle, tenant_of
+from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.refusals import DeadLetterOffice, Refused
 from sluice_observability.ports import Change, StateTable
 from sluice_runtime.broker import Broker, TopicPartition
@@ -36,7 +36,7 @@ STEP_MAX_RECORDS = 1_000
 """Records of one step: some hundred kilobytes of state, written in a few milliseconds."""
 
 STEP_MAX_LOOKS = 1_000
-"""Pipelines whose timers one step looks at."""
+"""Timers that one step looks at."""
 
 LOOK_BACK_RECORDS = 4_000
 """The last alerts of a partition that are looked at when it is taken over: those of a step that was cut off are among
@@ -61,7 +61,7 @@ class _Partition:
     position: int
     pipelines: dict[str, Pipeline]
     published: Collection[str]
-    looks: list[tuple[int, str]] = field(default_factory=list)
+    timers: Timers
 
 
 @dataclass(slots=True)
@@ -132,8 +132,7 @@ class BudgetWatch:
         end = bounds[alerts].end
         await self._broker.read(alerts, max(bounds[alerts].first, end - LOOK_BACK_RECORDS), end, keep)
         pipelines = {key: decode(value) for key, value in stored.items() if "/" not in key}
-        self._owned[partition] = _Partition(position, pipelines, published)
-        self._plan(partition)
+        self._owned[partition] = _Partition(position, pipelines, published, self._timers(pipelines))
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Lets go of partitions."""
@@ -152,13 +151,11 @@ class BudgetWatch:
 
     def replan(self) -> None:
         """Looks at all timers anew: limits have changed."""
-        for partition in self._owned:
-            self._plan(partition)
+        for owned in self._owned.values():
+            owned.timers = self._timers(owned.pipelines)
 
-    def _plan(self, partition: int) -> None:
-        owned = self._owned[partition]
-        owned.looks = [(self._look_ms(key, pipeline), key) for key, pipeline in owned.pipelines.items()]
-        heapq.heapify(owned.looks)
+    def _timers(self, pipelines: Mapping[str, Pipeline]) -> Timers:
+        return Timers({key: self._look_ms(key, pipeline) for key, pipeline in pipelines.items()})
 
     def _look_ms(self, key: str, pipeline: Pipeline) -> int:
         return next_look_ms(pipeline, self._budgets.limits(pipeline.tenant, key))
@@ -238,14 +235,15 @@ class BudgetWatch:
         step, left = _Step(), STEP_MAX_LOOKS
         for partition, heard_ms in heard.items():
             owned = self._owned.get(partition)
-            while owned is not None and owned.looks and owned.looks[0][0] <= heard_ms and left:
-                key = heapq.heappop(owned.looks)[1]
-                pipeline = owned.pipelines.get(key)
-                if pipeline is None or (look_ms := self._look_ms(key, pipeline)) > heard_ms:
-                    if pipeline is not None:
-                        heapq.heappush(owned.looks, (look_ms, key))
+            if owned is None:
+                continue
+            keys, looked_at = owned.timers.take(heard_ms, left)
+            left -= looked_at
+            for key in keys:
+                pipeline = owned.pipelines[key]
+                if (look_ms := self._look_ms(key, pipeline)) > heard_ms:
+                    owned.timers.put(key, look_ms)
                     continue
-                left -= 1
                 after, alerts, _ = due(pipeline, key, heard_ms, self._budgets.limits(pipeline.tenant, key))
                 kept = settle(after, heard_ms)
                 if kept is None:
@@ -270,7 +268,7 @@ class BudgetWatch:
             changes += self._changes(partition, owned, changed)
             for key, pipeline in changed.items():
                 if pipeline is not None:
-                    heapq.heappush(owned.looks, (self._look_ms(key, pipeline), key))
+                    owned.timers.put(key, self._look_ms(key, pipeline))
         if changes:
             await table.write(changes)
 
