@@ -178,14 +178,14 @@ class FaustSignals:
 
     async def _on_revoked(self, app: Any, revoked: Any, **_: Any) -> None:
         async with self._lock:  # after the step that is under way
-            self._waiting.clear()
+            self._forget_waiting()
             self._written.clear()
             self._watch.drop(list(self._watch.owned))
 
     async def _on_assigned(self, app: Any, assigned: Any, **_: Any) -> None:
         kept = self._restored & {at.partition for at in assigned if at.topic == self._changelog}
         self._restored = set()
-        self._waiting.clear()
+        self._forget_waiting()
         for key in list(self._table.data):
             if self._watch.home(key.decode()) not in kept:
                 self._table.data.data.pop(key, None)
@@ -194,6 +194,10 @@ class FaustSignals:
             if at.partition not in kept:
                 offsets[at] = None
         self._app.consumer._thread.handed.clear()
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self._room.set()  # or the reader, full of what was just forgotten, would wait for ever
 
     async def _on_recovered(self) -> None:
         try:
