@@ -38,6 +38,9 @@ STEP_MAX_RECORDS = 1_000
 STEP_MAX_LOOKS = 1_000
 """Timers that one step looks at."""
 
+BEHIND_MAX_MS = 1_000
+"""What was not handed out for so long is read by other means: it may be a transaction's marker, or be left out."""
+
 LOOK_BACK_RECORDS = 4_000
 """The last alerts of a partition that are looked at when it is taken over: those of a step that was cut off are among
 them."""
@@ -62,6 +65,8 @@ class _Partition:
     pipelines: dict[str, Pipeline]
     published: Collection[str]
     timers: Timers
+    asked: tuple[int, int] | None = None
+    """When its end was asked for, and the end then."""
 
 
 @dataclass(slots=True)
@@ -86,7 +91,7 @@ class BudgetWatch:
         budgets: The limits in force.
         broker: For alerts, and for what was published before.
         letters: For invalid signals.
-        clock: For the delay of alerts only.
+        clock: For the time at which a partition's end is asked for, and the delay of alerts.
         partitions: Of topic `signals`.
     """
 
@@ -177,22 +182,52 @@ class BudgetWatch:
             if record.offset > position:
                 await self._finish(step, ends, table)
                 step, ends = _Step(), {}
-                await self.catch_up(record.partition, record.offset, table)
+                await self._catch_up(record.partition, owned, record.offset, table)
             if record.offset >= position:
                 self._fold(step, owned, record)
                 ends[record.partition] = record.offset + 1
         await self._finish(step, ends, table)
 
-    async def catch_up(self, partition: int, end: int, table: StateTable) -> None:
-        """Observes what lies between a partition's position and an offset, and was not handed out.
+    async def ask(self) -> None:
+        """Asks where the owned partitions end. Who has observed until there has heard all that was appended before.
 
-        Offsets have holes; but Faust, after a rebalance, leaves records out, too.
+        Raises:
+            BrokerUnavailable: Kafka does not answer.
+        """
+        now_ms = self._clock.now_ms()
+        wanted = [TopicPartition(SIGNALS.name, at) for at, owned in self._owned.items() if owned.asked is None]
+        for at, bounds in (await self._broker.bounds(wanted) if wanted else {}).items():
+            if (owned := self._owned.get(at.partition)) is not None:
+                owned.asked = now_ms, bounds.end
+
+    async def listen(self, waiting: Collection[int], table: StateTable) -> dict[int, int]:
+        """By partition, until when all that Kafka appended was observed, where an end that was asked for is reached.
+
+        Args:
+            waiting: Partitions of which something was handed out and is still to be observed.
+            table: Where states are kept.
 
         Raises:
             BrokerUnavailable: The step is cut off.
         """
-        owned = self._owned.get(partition)
-        while owned is not None and owned.position < end:
+        heard = {}
+        for partition, owned in self._owned.items():
+            if owned.asked is None:
+                continue
+            asked_ms, end = owned.asked
+            behind = owned.position < end and self._clock.now_ms() - asked_ms >= BEHIND_MAX_MS
+            if behind and partition not in waiting:
+                await self._catch_up(partition, owned, min(end, owned.position + STEP_MAX_RECORDS), table)
+            if owned.position >= end:
+                heard[partition], owned.asked = asked_ms, None
+        return heard
+
+    async def _catch_up(self, partition: int, owned: _Partition, end: int, table: StateTable) -> None:
+        """Observes what lies before an offset and was not handed out.
+
+        Offsets have holes; but Faust, after a rebalance, leaves records out, too.
+        """
+        while owned.position < end:
             through = min(end, owned.position + STEP_MAX_RECORDS)
             found: list[Record] = []
             await self._broker.read(TopicPartition(SIGNALS.name, partition), owned.position, through, found.extend)
