@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -257,9 +257,10 @@ def test_a_signal_in_another_partition_than_its_key_s_is_refused() -> None:
 def test_limits_are_read_from_the_beginning_and_followed() -> None:
     async def scenario() -> None:
         world = World(1, Limits())
-        stop, replanned = asyncio.Event(), []
+        stop = asyncio.Event()
+        replanned: list[Collection[str]] = []
         letters = DeadLetterOffice(world.broker, world.clock, window_records=100, refused_by=Principal.MONITOR)
-        records = BudgetRecords(world.budgets, world.broker, letters, lambda: replanned.append(1))
+        records = BudgetRecords(world.budgets, world.broker, letters, replanned.append)
 
         def put(budget: BudgetSet) -> None:
             event = CloudEvent("b", "test", "acme", budget.name or "installation", 1, budget)
@@ -276,7 +277,7 @@ def test_limits_are_read_from_the_beginning_and_followed() -> None:
         world.log.append(OutgoingRecord("budgets", b"pipeline/p", None))
         while world.budgets.limits("acme", "p").errors_per_minute != 9:
             await asyncio.sleep(0.01)
-        assert replanned
+        assert replanned == [{"tenant/acme"}, {"pipeline/p"}, {"pipeline/p"}], "each tells whom it is about"
         assert len(world.log.read(TopicPartition("dlq.budgets", 0), 0)) == 1
         stop.set()
         await following

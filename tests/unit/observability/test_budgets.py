@@ -8,7 +8,7 @@ from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.alert import AlertRaised, BudgetSet
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported, WatchChanged
-from sluice_observability.domain.budget_limits import Budgets, Limits
+from sluice_observability.domain.budget_limits import PIPELINES_MAX_COUNT, Budgets, Limits
 from sluice_observability.domain.budget_state import AGENTS_MAX_COUNT, FORGET_MS, HORIZON_MS, Pipeline, Signal
 from sluice_observability.domain.budgets import Outcome, due, observe, settle
 from sluice_spawner.domain.policy import SpawnerPolicy
@@ -269,3 +269,16 @@ def test_an_agent_whose_missing_progress_was_told_is_not_told_again_a_day_later(
     ended = fold([signal(WatchChanged(agent_id="a", attempt=1, watched=False), 100_000, "w2")], pipeline=stuck.pipeline)
     again = fold([signal(watched, day, "w3")], pipeline=ended.pipeline)
     assert due(again.pipeline, "p", START + 2 * day, Limits()).alerts == ()
+
+
+@pytest.mark.covers("V5")
+def test_limits_of_single_pipelines_are_bounded_and_the_last_count() -> None:
+    budgets, more = Budgets(Limits()), 10
+    budgets.put("tenant/acme", BudgetSet(scope="tenant", name="acme", errors_per_minute=7))
+    for number in range(PIPELINES_MAX_COUNT + more):
+        budget = BudgetSet(scope="pipeline", name=f"p{number}", errors_per_minute=1)
+        gone = {f"pipeline/p{number - PIPELINES_MAX_COUNT}"} if number >= PIPELINES_MAX_COUNT else set()
+        assert budgets.put(budget.key, budget) == {budget.key} | gone
+    assert len(budgets.records) == PIPELINES_MAX_COUNT + 1
+    assert [budgets.limits("acme", f"p{number}").errors_per_minute for number in (more - 1, more)] == [7, 1]
+    assert budgets.put(budget.key, budget) == set(), "read again, nothing changes"

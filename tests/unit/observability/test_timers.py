@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.messages.alert import BudgetSet
 from sluice_contracts.messages.signal import ErrorReported, WatchChanged
 from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.timers import STALE_MAX_COUNT, Timers
@@ -76,5 +77,37 @@ def test_signals_of_a_living_pipeline_leave_one_timer(monkeypatch: pytest.Monkey
             at = TopicPartition("signals", world.broker.partition_for(b"p", PARTITIONS))
             await watch.observe(world.log.read(at, number), world.table)
         assert sum(len(timers) for timers in made) < 100
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("scope", ["installation", "tenant", "pipeline"])
+def test_a_limit_sets_anew_the_timers_of_those_it_is_about(monkeypatch: pytest.MonkeyPatch, scope: str) -> None:
+    """A shorter one is looked at in time, and nobody else's timer is touched."""
+    put: list[str] = []
+
+    class Noted(Timers):
+        def put(self, key: str, look_ms: int) -> None:
+            put.append(key)
+            super().put(key, look_ms)
+
+    monkeypatch.setattr(budget_watch, "Timers", Noted)
+    about = {"installation": {"p1", "p2", "q1"}, "tenant": {"p1", "p2"}, "pipeline": {"p1"}}[scope]
+
+    async def scenario() -> None:
+        world = World(1, Limits())
+        for name, tenant in [("p1", "acme"), ("p2", "acme"), ("q1", "other")]:
+            watched = WatchChanged(agent_id="a", attempt=1, watched=True)
+            world.write(CloudEvent(f"w-{name}", "spawner", tenant, name, world.clock.now_ms(), watched))
+        watch = await world.live(mortal=False)
+        put.clear()
+        name = {"installation": None, "tenant": "acme", "pipeline": "p1"}[scope]
+        budget = BudgetSet.model_validate({"scope": scope, "name": name, "progress_timeout_s": 2})
+        watch.replan(world.budgets.put(budget.key, budget))
+        assert set(put) == about
+        await watch.look(dict.fromkeys(range(PARTITIONS), world.clock.now_ms() + 3_001), world.table)
+        alerts = [one for at in range(PARTITIONS) for one in world.log.read(TopicPartition("alerts", at), 0)]
+        assert {(one.key or b"").decode() for one in alerts} == about
 
     asyncio.run(scenario())

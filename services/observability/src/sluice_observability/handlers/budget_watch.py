@@ -137,7 +137,8 @@ class BudgetWatch:
         end = bounds[alerts].end
         await self._broker.read(alerts, max(bounds[alerts].first, end - LOOK_BACK_RECORDS), end, keep)
         pipelines = {key: decode(value) for key, value in stored.items() if "/" not in key}
-        self._owned[partition] = _Partition(position, pipelines, published, self._timers(pipelines))
+        looks = {key: self._look_ms(key, pipeline) for key, pipeline in pipelines.items()}
+        self._owned[partition] = _Partition(position, pipelines, published, Timers(looks))
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Lets go of partitions."""
@@ -154,13 +155,23 @@ class BudgetWatch:
         """The partitions that were taken over."""
         return self._owned.keys()
 
-    def replan(self) -> None:
-        """Looks at all timers anew: limits have changed."""
-        for owned in self._owned.values():
-            owned.timers = self._timers(owned.pipelines)
+    def replan(self, changed: Collection[str]) -> None:
+        """Sets the timers of those anew whose limits have changed.
 
-    def _timers(self, pipelines: Mapping[str, Pipeline]) -> Timers:
-        return Timers({key: self._look_ms(key, pipeline) for key, pipeline in pipelines.items()})
+        Args:
+            changed: Keys of records of topic `budgets`.
+        """
+        of_one = {key.partition("/")[2] for key in changed if key.startswith("pipeline/")}
+        for owned in self._owned.values():
+            about = of_one & owned.pipelines.keys()
+            if len(of_one) < len(changed):  # a tenant's, or the installation's
+                about |= {
+                    key
+                    for key, pipeline in owned.pipelines.items()
+                    if "installation" in changed or f"tenant/{pipeline.tenant}" in changed
+                }
+            for key in about:
+                owned.timers.put(key, self._look_ms(key, owned.pipelines[key]))
 
     def _look_ms(self, key: str, pipeline: Pipeline) -> int:
         return next_look_ms(pipeline, self._budgets.limits(pipeline.tenant, key))
