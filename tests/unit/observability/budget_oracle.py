@@ -41,6 +41,10 @@ def expected(stream: Sequence[Heard], heard_ms: int, progress_ms: int = 60_000) 
     """The alerts of one pipeline's stream, in their order, once it was heard until `heard_ms`."""
     told: list[Told] = []
     for end in range(1, len(stream) + 1):
+        gone = stream[: end - 1]
+        quiet_ms = stream[end - 1].appended_ms - max((one.appended_ms for one in gone), default=0)
+        if gone and quiet_ms >= LATE + MINUTE and not told and not _watched(gone):
+            return expected(stream[end - 1 :], heard_ms, progress_ms)  # another life of the id
         now = max(one.appended_ms for one in stream[:end])
         told += _stuck(stream[: end - 1], now, stream[end - 1].progress_ms, told)
         told += _broken(stream[:end], told)
@@ -50,16 +54,25 @@ def expected(stream: Sequence[Heard], heard_ms: int, progress_ms: int = 60_000) 
 
 
 def _broken(stream: Sequence[Heard], told: Sequence[Told]) -> list[Told]:
-    last, found = stream[-1], []
+    since_ms, last, found = stream[0].appended_ms, stream[-1], []
     data = last.event.data
     if isinstance(data, ViolationReported) and data.severity == "CRITICAL":
-        return [_alert(last, "policy_violation", "revoke_pipeline", 1, 0, 0, [last.event.id])]
+        return [_alert(since_ms, last, "policy_violation", "revoke_pipeline", 1, 0, 0, [last.event.id])]
     if isinstance(data, ErrorReported):
         window = _window(stream, errors=True, begin=-1)
         if window is not None and len(window) > last.errors:
             ids = [one.event.id for one in window]
             return [
-                _alert(last, "error_budget_exceeded", "revoke_pipeline", len(window), last.errors, MINUTE, ids[-16:])
+                _alert(
+                    since_ms,
+                    last,
+                    "error_budget_exceeded",
+                    "revoke_pipeline",
+                    len(window),
+                    last.errors,
+                    MINUTE,
+                    ids[-16:],
+                )
             ]
     if isinstance(data, ErrorReported | ProgressReported):
         throttled = next((one["breached_at_ms"] for one in told if one["action"] == "throttle"), None)
@@ -67,7 +80,7 @@ def _broken(stream: Sequence[Heard], told: Sequence[Told]) -> list[Told]:
         count = sum(_calls(one) for one in window or ())
         if window is not None and count > last.calls:
             ids, action = [one.event.id for one in window], "throttle" if throttled is None else "revoke_pipeline"
-            found = [_alert(last, "api_call_budget_exceeded", action, count, last.calls, MINUTE, ids[-16:])]
+            found = [_alert(since_ms, last, "api_call_budget_exceeded", action, count, last.calls, MINUTE, ids[-16:])]
     return found
 
 
@@ -97,14 +110,29 @@ def _calls(one: Heard) -> int:
     return one.event.data.api_calls if isinstance(one.event.data, ErrorReported | ProgressReported) else 0
 
 
-def _stuck(stream: Sequence[Heard], now: int, limit: int, told: Sequence[Told]) -> list[Told]:
+def _latest(stream: Sequence[Heard]) -> dict[str, int]:
+    """The latest attempt that is known of each agent."""
     attempts: dict[str, int] = {}
     for one in stream:
         if isinstance(one.event.data, ProgressReported | WatchChanged):
             agent = one.event.data.agent_id
             attempts[agent] = max(attempts.get(agent, 0), one.event.data.attempt)
+    return attempts
+
+
+def _watched(stream: Sequence[Heard]) -> bool:
+    """Whether progress is expected of anybody."""
+    for agent, number in _latest(stream).items():
+        watches = [one for one in stream if isinstance(one.event.data, WatchChanged)]
+        own = [one for one in watches if (one.event.data.agent_id, one.event.data.attempt) == (agent, number)]  # type: ignore[attr-defined]
+        if own and max(own, key=_order).event.data.watched:  # type: ignore[attr-defined]
+            return True
+    return False
+
+
+def _stuck(stream: Sequence[Heard], now: int, limit: int, told: Sequence[Told]) -> list[Told]:
     found = []
-    for agent, number in attempts.items():
+    for agent, number in _latest(stream).items():
         about = [one for one in stream if getattr(one.event.data, "agent_id", None) == agent]
         about = [one for one in about if one.event.data.attempt == number]  # type: ignore[attr-defined]
         watches = [one for one in about if isinstance(one.event.data, WatchChanged)]
@@ -116,7 +144,7 @@ def _stuck(stream: Sequence[Heard], now: int, limit: int, told: Sequence[Told]) 
         since = watch.appended_ms if latest is None else max(watch.appended_ms, latest.at)
         cause = watch if latest is None or watch.appended_ms > latest.at else latest
         deadline = since + limit + 1
-        identity = derived_id("alert", watch.event.subject, "no_progress", agent, str(number))
+        identity = derived_id("alert", watch.event.subject, stream[0].appended_ms, "no_progress", agent, str(number))
         known = any(one["id"] == identity for one in told)
         if watch.event.data.watched and deadline + ARRIVAL <= now and not known:  # type: ignore[attr-defined]
             last = "there was none yet" if latest is None else f"its last was turn {latest.event.data.turn}"  # type: ignore[attr-defined]
@@ -138,7 +166,14 @@ def _order(watch: Heard) -> tuple[int, int, bool]:
 
 
 def _alert(
-    last: Heard, condition: str, action: str, observed: int, limit: int, window_ms: int, evidence: list[str]
+    since_ms: int,
+    last: Heard,
+    condition: str,
+    action: str,
+    observed: int,
+    limit: int,
+    window_ms: int,
+    evidence: list[str],
 ) -> Told:
     event = last.event
     part = {"throttle": ["throttle"], "revoke_pipeline": ["revoke"]}[action] if "api" in condition else []
@@ -147,7 +182,7 @@ def _alert(
     if isinstance(event.data, ViolationReported):
         detail = f"CRITICAL violation of {event.data.policy}" + (f": {event.data.detail}" if event.data.detail else "")
     return {
-        "id": derived_id("alert", event.subject, condition, *part), "condition": condition, "action": action,
+        "id": derived_id("alert", event.subject, since_ms, condition, *part), "condition": condition, "action": action,
         "agent_id": None, "attempt": None, "observed": observed, "limit": limit, "window_ms": window_ms,
         "evidence": evidence, "breached_at_ms": last.at, "detail": detail,
         "tenant": event.tenant, "cause": event.id,

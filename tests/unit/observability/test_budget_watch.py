@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, OutgoingRecord
 from sluice_contracts.messages.alert import BudgetSet
-from sluice_contracts.messages.signal import ErrorReported
+from sluice_contracts.messages.signal import ErrorReported, ProgressReported, WatchChanged
 from sluice_contracts.topics import Principal
 from sluice_observability.domain.budget_limits import Budgets, Limits
 from sluice_observability.domain.budget_state import FORGET_MS, HORIZON_MS
 from sluice_observability.handlers.budget_records import BudgetRecords
-from sluice_observability.handlers.budget_watch import BudgetWatch, position_key
+from sluice_observability.handlers.budget_watch import BEHIND_MAX_MS, BudgetWatch, position_key
 from sluice_observability.handlers.refusals import DeadLetterOffice
 from sluice_observability.ports import Change
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
@@ -127,10 +127,12 @@ class World:
                 start[at] = records[-1].offset + 1
                 if self.draw.random() < 0.9:  # Faust, after a rebalance, passes records over
                     await watch.observe(records, self.table)
-        for at in ats:
-            await watch.catch_up(at.partition, self.log.bounds(at).end, self.table)
+        await watch.ask()
+        self.clock.advance(BEHIND_MAX_MS)
+        heard = await watch.listen((), self.table)
+        assert heard.keys() == {at.partition for at in ats}
         if self.draw.random() < 0.8:
-            await watch.look({at.partition: self.clock.now_ms() for at in ats}, self.table)
+            await watch.look(heard, self.table)
 
     def alerts(self) -> list[dict[str, object]]:
         return raised(
@@ -172,6 +174,51 @@ def test_killed_anywhere_it_tells_each_breach_once() -> None:
     assert told > SEEDS
 
 
+@pytest.mark.covers("V5", "O4")
+@pytest.mark.parametrize("handed_out", [True, False])
+def test_what_was_not_observed_was_not_heard(handed_out: bool) -> None:
+    """A deadline passes while nobody reads, and the progress is in the backlog: handed out in part, or kept back."""
+
+    async def scenario() -> None:
+        world = World(1, Limits(progress_timeout_ms=PROGRESS_MS))
+        number = world.broker.partition_for(b"p", PARTITIONS)
+        at = TopicPartition("signals", number)
+
+        def say(data: WatchChanged | ProgressReported) -> None:
+            offset = world.log.bounds(at).end
+            world.write(CloudEvent(f"e{offset}", "runner/1", "acme", "p", world.clock.now_ms(), data))
+
+        say(WatchChanged(agent_id="a", attempt=1, watched=True))
+        watch = await world.live(mortal=False)
+        for turn in range(9):
+            world.clock.advance(PROGRESS_MS // 2)
+            say(ProgressReported(agent_id="a", attempt=1, turn=turn))
+        await watch.ask()
+        asked_ms = world.clock.now_ms()
+        say(WatchChanged(agent_id="a", attempt=1, watched=False))
+        backlog = world.log.read(at, 1)
+        if handed_out:
+            for record in backlog[:-1]:
+                heard = await watch.listen({number}, world.table)
+                assert number not in heard
+                world.clock.advance(BEHIND_MAX_MS)
+                await watch.observe([record], world.table)
+        else:
+            assert number not in await watch.listen((), world.table)
+            world.clock.advance(BEHIND_MAX_MS)
+        heard = await watch.listen((), world.table)
+        assert heard[number] == asked_ms
+        await watch.look(heard, world.table)
+        assert number not in await watch.listen((), world.table), "it is asked for anew"
+        assert world.alerts() == []
+        await watch.observe(backlog, world.table)
+        await watch.ask()
+        await watch.look(await watch.listen((), world.table), world.table)
+        assert world.alerts() == world.wanted(world.clock.now_ms()) == []
+
+    asyncio.run(scenario())
+
+
 def test_what_is_settled_is_forgotten() -> None:
     async def scenario() -> None:
         world = World(1, Limits(errors_per_minute=0))
@@ -210,9 +257,10 @@ def test_a_signal_in_another_partition_than_its_key_s_is_refused() -> None:
 def test_limits_are_read_from_the_beginning_and_followed() -> None:
     async def scenario() -> None:
         world = World(1, Limits())
-        stop, replanned = asyncio.Event(), []
+        stop = asyncio.Event()
+        replanned: list[Collection[str]] = []
         letters = DeadLetterOffice(world.broker, world.clock, window_records=100, refused_by=Principal.MONITOR)
-        records = BudgetRecords(world.budgets, world.broker, letters, lambda: replanned.append(1))
+        records = BudgetRecords(world.budgets, world.broker, letters, replanned.append)
 
         def put(budget: BudgetSet) -> None:
             event = CloudEvent("b", "test", "acme", budget.name or "installation", 1, budget)
@@ -229,7 +277,7 @@ def test_limits_are_read_from_the_beginning_and_followed() -> None:
         world.log.append(OutgoingRecord("budgets", b"pipeline/p", None))
         while world.budgets.limits("acme", "p").errors_per_minute != 9:
             await asyncio.sleep(0.01)
-        assert replanned
+        assert replanned == [{"tenant/acme"}, {"pipeline/p"}, {"pipeline/p"}], "each tells whom it is about"
         assert len(world.log.read(TopicPartition("dlq.budgets", 0), 0)) == 1
         stop.set()
         await following

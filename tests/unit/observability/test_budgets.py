@@ -8,9 +8,10 @@ from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.alert import AlertRaised, BudgetSet
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported, WatchChanged
-from sluice_observability.domain.budget_limits import Budgets, Limits
-from sluice_observability.domain.budget_state import AGENTS_MAX_COUNT, Pipeline, Signal
-from sluice_observability.domain.budgets import Outcome, due, observe
+from sluice_observability.domain.budget_limits import PIPELINES_MAX_COUNT, Budgets, Limits
+from sluice_observability.domain.budget_state import AGENTS_MAX_COUNT, FORGET_MS, HORIZON_MS, Pipeline, Signal
+from sluice_observability.domain.budgets import Outcome, due, observe, settle
+from sluice_spawner.domain.policy import SpawnerPolicy
 
 START = 1_800_000_000_000
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -217,3 +218,67 @@ def test_without_a_limit_nothing_is_kept() -> None:
     found = fold([*errors(*range(50)), *calls((0, 6_000))], Limits(5_001, 5_001))
     assert found.alerts == ()
     assert (found.pipeline.errors, found.pipeline.calls) == ({}, {})
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("looked", [False, True])
+def test_another_life_of_an_id_breaks_its_budgets_anew(looked: bool) -> None:
+    """Half a day before the spawner takes the id again, the monitor has forgotten its former life."""
+    first = fold(errors(0, 1, 2, 3, 4, 5))
+    assert first.pipeline.revoked
+    begins = SpawnerPolicy().finished_retention_s * 1_000
+    late = fold([signal(ERROR, begins // 30, "late")], pipeline=first.pipeline)
+    assert (late.alerts, late.pipeline.revoked) == ((), True)
+    found = settle(late.pipeline, START + begins) if looked else late.pipeline
+    assert not (looked and found)
+    second = fold(errors(*range(begins, begins + 6)), pipeline=found)
+    assert content(second) == [("error_budget_exceeded", "revoke_pipeline", 6, begins + 5)]
+    assert second.alerts[0].id != first.alerts[0].id
+    again = fold(errors(*range(begins, begins + 6)), pipeline=found)
+    assert again == second, "made again, it is the same"
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(
+    ("told", "forgotten_after_ms"),
+    [
+        ([signal(ERROR, 0)], HORIZON_MS),
+        ([signal(WatchChanged(agent_id="a", attempt=1, watched=True), 0)], FORGET_MS),
+        (
+            [signal(WatchChanged(agent_id="a", attempt=1, watched=one), at) for at, one in [(-1, True), (0, False)]],
+            HORIZON_MS,
+        ),
+        ([signal(ViolationReported(policy="p", severity="CRITICAL"), 0)], FORGET_MS),
+        (calls((0, 101)), FORGET_MS),
+    ],
+)
+def test_what_was_not_told_and_is_not_watched_is_forgotten_with_its_windows(
+    told: list[Signal], forgotten_after_ms: int
+) -> None:
+    pipeline = fold(told).pipeline
+    assert settle(pipeline, START + forgotten_after_ms - 1) is not None
+    assert settle(pipeline, START + forgotten_after_ms) is None
+
+
+@pytest.mark.covers("V5")
+def test_an_agent_whose_missing_progress_was_told_is_not_told_again_a_day_later() -> None:
+    watched = WatchChanged(agent_id="a", attempt=1, watched=True)
+    stuck = due(fold([signal(watched, 0, "w1")]).pipeline, "p", START + 100_000, Limits())
+    assert len(stuck.alerts) == 1
+    day = 86_400_000
+    ended = fold([signal(WatchChanged(agent_id="a", attempt=1, watched=False), 100_000, "w2")], pipeline=stuck.pipeline)
+    again = fold([signal(watched, day, "w3")], pipeline=ended.pipeline)
+    assert due(again.pipeline, "p", START + 2 * day, Limits()).alerts == ()
+
+
+@pytest.mark.covers("V5")
+def test_limits_of_single_pipelines_are_bounded_and_the_last_count() -> None:
+    budgets, more = Budgets(Limits()), 10
+    budgets.put("tenant/acme", BudgetSet(scope="tenant", name="acme", errors_per_minute=7))
+    for number in range(PIPELINES_MAX_COUNT + more):
+        budget = BudgetSet(scope="pipeline", name=f"p{number}", errors_per_minute=1)
+        gone = {f"pipeline/p{number - PIPELINES_MAX_COUNT}"} if number >= PIPELINES_MAX_COUNT else set()
+        assert budgets.put(budget.key, budget) == {budget.key} | gone
+    assert len(budgets.records) == PIPELINES_MAX_COUNT + 1
+    assert [budgets.limits("acme", f"p{number}").errors_per_minute for number in (more - 1, more)] == [7, 1]
+    assert budgets.put(budget.key, budget) == set(), "read again, nothing changes"

@@ -249,12 +249,16 @@ class SignalWatch(Protocol):
         """Folds records in."""
         ...
 
-    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
-        """Looks at the timers."""
+    async def ask(self) -> None:
+        """Asks where the owned partitions end."""
         ...
 
-    async def catch_up(self, partition: int, end: int, table: StateTable) -> None:
-        """Observes what lies between a partition's position and an offset, and was not handed out."""
+    async def listen(self, waiting: Collection[int], table: StateTable) -> dict[int, int]:
+        """By partition, until when all signals were observed; reads those that are not handed out."""
+        ...
+
+    async def look(self, heard: Mapping[int, int], table: StateTable) -> None:
+        """Looks at the timers."""
         ...
 
     async def rewrite(self, partition: int, table: StateTable) -> None:

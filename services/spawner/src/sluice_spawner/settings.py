@@ -65,8 +65,9 @@ class SpawnerSettings(ServiceSettings):
     )  # fmt: skip
     finished_retention_s: int = Field(
         default=_DEFAULTS.finished_retention_s,
-        ge=60,
-        description="How long a finished pipeline is known; longer than `pipeline.commands` is kept (7 days).",
+        ge=8 * 86_400,
+        description="How long a finished pipeline is known; longer than commands and signals are kept (7 days), and "
+        "than the monitor remembers what it told of it.",
     )
 
     own_dead_letters_max_count: int = Field(

@@ -52,7 +52,7 @@ class BrokerSettings(ServiceSettings):
         default=10_000, ge=1_000, le=300_000, description="A broker that Kafka does not hear of loses its partitions."
     )
     finished_retention_s: int = Field(
-        default=_DEFAULTS.retention_s, ge=60,
+        default=_DEFAULTS.retention_s, ge=8 * 86_400,
         description="How long an ended pipeline is known; longer than `token.commands` is kept (7 days).",
     )  # fmt: skip
     own_dead_letters_max_count: int = Field(

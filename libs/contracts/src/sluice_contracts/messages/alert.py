@@ -14,7 +14,7 @@ AlertAction = Literal["revoke_pipeline", "revoke_agent", "throttle"]
 
 @message("alert.raised")
 class AlertRaised(Message):
-    """A budget is broken. Each breach is told once: its event id is made of pipeline, condition, and what is broken."""
+    """A budget is broken. Each breach is told once: its id is made of pipeline, life, condition, what is broken."""
 
     condition: AlertCondition
     action: AlertAction

@@ -6,7 +6,8 @@ here (faust-streaming 0.15.3):
 - it acknowledges what it passes over in a rebalance, and would commit offsets of signals that nobody observed; so its
   acknowledgements are off, and where the table stands is a record of the table itself;
 - after a rebalance it may hand out records from beyond where it should go on, and may keep others back; here whatever
-  lies between is read by other means before a position moves on;
+  lies between is read by other means before a position moves on, and so is what it keeps back until an end that was
+  asked for: only who has observed until there has heard all that was appended before;
 - it commits whether or not the changelog was written; here the changelog's acknowledgement is waited for;
 - the last record of a key wins in its changelog, though an owner that was frozen may write after the one who took over;
   here values have versions, and whoever finds that somebody else has written writes all of its states again;
@@ -53,10 +54,6 @@ WRITE_TIMEOUT_S = 8.0
 FROZEN_SHARE = 1 / 3
 """A loop that stood still for so much of the session's time may soon have lost its partitions: it joins anew."""
 
-
-BEHIND_MAX_S = 1.0
-"""What Faust has read it hands out in milliseconds, or never."""
-
 STOP_TIMEOUT_S = 10.0
 
 
@@ -93,7 +90,6 @@ class FaustSignals:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._restored: set[int] = set()
         self._committed: dict[int, int] = {}
-        self._behind_since_s: dict[int, float] = {}
         self._written: dict[int, int] = {}  # the last offset of ours in the changelog
         self._disturbed: set[int] = set()  # where somebody else has written since
         self._frozen_s = FROZEN_SHARE * session_timeout_ms / 1_000
@@ -178,14 +174,14 @@ class FaustSignals:
 
     async def _on_revoked(self, app: Any, revoked: Any, **_: Any) -> None:
         async with self._lock:  # after the step that is under way
-            self._waiting.clear()
+            self._forget_waiting()
             self._written.clear()
             self._watch.drop(list(self._watch.owned))
 
     async def _on_assigned(self, app: Any, assigned: Any, **_: Any) -> None:
         kept = self._restored & {at.partition for at in assigned if at.topic == self._changelog}
         self._restored = set()
-        self._waiting.clear()
+        self._forget_waiting()
         for key in list(self._table.data):
             if self._watch.home(key.decode()) not in kept:
                 self._table.data.data.pop(key, None)
@@ -193,7 +189,10 @@ class FaustSignals:
         for at in list(offsets):
             if at.partition not in kept:
                 offsets[at] = None
-        self._app.consumer._thread.handed.clear()
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self._room.set()  # or the reader, full of what was just forgotten, would wait for ever
 
     async def _on_recovered(self) -> None:
         try:
@@ -230,6 +229,9 @@ class FaustSignals:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(looked_s + LOOK_INTERVAL_S - loop.time()):
                     await self._wake.wait()
+            looking = loop.time() >= looked_s + LOOK_INTERVAL_S
+            if looking:
+                await self._watch.ask()
             async with self._lock:
                 await self._observe()
                 while self._disturbed:
@@ -237,10 +239,10 @@ class FaustSignals:
                     logger.warning("somebody else has written the table of partition %d; writing it anew", partition)
                     self._written.pop(partition, None)
                     await self._watch.rewrite(partition, self)
-                if loop.time() >= looked_s + LOOK_INTERVAL_S:
+                if looking:
                     looked_s = loop.time()
-                    await self._catch_up()
-                    await self._watch.look(self._heard(), self)
+                    waiting = {message.partition for message in self._waiting}
+                    await self._watch.look(await self._watch.listen(waiting, self), self)
             if loop.time() >= committed_s + COMMIT_INTERVAL_S:
                 committed_s = loop.time()
                 await self._commit()
@@ -260,30 +262,6 @@ class FaustSignals:
             SIGNALS.name, message.partition, message.offset, round(message.timestamp * 1_000), message.key,
             message.value, tuple(message.headers or ()),
         )  # fmt: skip
-
-    async def _catch_up(self) -> None:
-        """Has that observed which Faust has read and not handed out, and does not any more."""
-        thread, loop = self._app.consumer._thread, asyncio.get_running_loop()
-        for partition in list(self._watch.owned):
-            position = self._watch.position(partition)
-            read = thread.read_through(KafkaPartition(self._signals, partition))
-            if self._waiting or self._app.rebalancing or position is None or read is None or read <= position:
-                self._behind_since_s.pop(partition, None)
-            elif loop.time() >= self._behind_since_s.setdefault(partition, loop.time()) + BEHIND_MAX_S:
-                await self._watch.catch_up(partition, read, self)
-
-    def _heard(self) -> dict[int, int]:
-        """By partition, until when all signals were observed."""
-        if self._waiting:
-            return {}
-        thread, found = self._app.consumer._thread, {}
-        for partition in self._watch.owned:
-            position = self._watch.position(partition)
-            assert position is not None
-            heard_ms = thread.heard_ms(KafkaPartition(self._signals, partition), position)
-            if heard_ms is not None:
-                found[partition] = heard_ms
-        return found
 
     async def _commit(self) -> None:
         positions = {partition: self._watch.position(partition) for partition in self._watch.owned}

@@ -5,7 +5,7 @@ Three things differ from Faust's own (faust-streaming 0.15.3):
 - a record with a header whose name is not UTF-8 can't be read by aiokafka and would stop Faust's reader for good; here
   it is read past, as `sluice_runtime.kafka.subscription` does, and is an invalid record;
 - only committed records are read;
-- a fetch waits 250 ms, not 1.5 s, so that it is soon known until when a quiet partition was heard.
+- a fetch waits 250 ms, not 1.5 s: of each broker there is one at a time, and quiet partitions would delay others.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ PAST_MAX_RECORDS = 1_000
 
 
 class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """The thread that reads. `heard_ms` may be called from any thread."""
+    """The thread that reads."""
 
     logger = LOGGER
 
     connection: KafkaConnection
     names: KafkaNames
-
-    def __post_init__(self) -> None:
-        """Called by Faust at the end of its constructor."""
-        super().__post_init__()
-        self.handed: dict[KafkaPartition, int] = {}
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -52,11 +47,9 @@ class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(self, consumer: Any, active_partitions: Any, **options: Any) -> Any:
         before = {at: _position(consumer, at) for at in active_partitions}
         try:
-            found = await super()._fetch_records(consumer, active_partitions, **options)
+            return await super()._fetch_records(consumer, active_partitions, **options)
         except UnicodeDecodeError:
-            found = await self._read_past_unreadable(consumer, before)
-        self.handed.update((at, messages[-1].offset + 1) for at, messages in found.items() if messages)
-        return found
+            return await self._read_past_unreadable(consumer, before)
 
     async def _read_past_unreadable(self, consumer: Any, before: dict[Any, int | None]) -> dict[Any, list[Any]]:
         """Puts back what the failed fetch took out of aiokafka's hands, and reads beyond the record it failed at."""
@@ -73,27 +66,6 @@ class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
                 consumer.seek(at, past.records[-1].offset + 1)
                 return {at: [_as_fetched(at, record) for record in past.records]}
         return {}
-
-    def read_through(self, at: KafkaPartition) -> int | None:
-        """The offset after the last record that was read; None where the partition is not assigned or has no place."""
-        return None if self._consumer is None else _position(self._consumer, at)
-
-    def heard_ms(self, at: KafkaPartition, observed: int) -> int | None:
-        """Until when (Unix time) all that was appended to a partition lies below `observed`; None if it is not known.
-
-        The time is read first: what is fetched meanwhile can only make the answer None.
-        """
-        consumer = self._consumer
-        if consumer is None or at not in consumer.assignment():
-            return None
-        fetched_ms, end, position = (
-            consumer.last_poll_timestamp(at),
-            consumer.last_stable_offset(at),
-            _position(consumer, at),
-        )
-        if fetched_ms is None or end is None or position is None or position < end:
-            return None
-        return int(fetched_ms) if self.handed.get(at, 0) <= observed else None
 
 
 class SluiceTransport(Transport):  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sluice_contracts.topics import SIGNALS, Principal
@@ -49,9 +50,9 @@ class Monitor:
         letters = DeadLetterOffice(broker, clock, window_records=LETTERS_LOOKED_AT, refused_by=Principal.MONITOR)
         made: Monitor
 
-        def replan() -> None:
+        def replan(changed: Collection[str]) -> None:
             if made.watch is not None:
-                made.watch.replan()
+                made.watch.replan(changed)
 
         records = BudgetRecords(budgets, broker, letters, replan)
         made = cls(settings, broker, records, budgets, letters, clock)

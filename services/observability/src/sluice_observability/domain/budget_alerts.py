@@ -1,6 +1,7 @@
 """The alerts of broken budgets: made of signals alone, so that made again they are the same to the byte.
 
-An id is made of pipeline, condition and what is broken, so that a breach is told once, however often it is found.
+An id is made of pipeline, its life, condition and what is broken, so that a breach is told once, however often it is
+found, and once more in another life of the pipeline's id.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages.alert import AlertAction, AlertCondition, AlertRaised
 from sluice_contracts.messages.signal import ViolationReported
 from sluice_observability.domain.budget_limits import Limits
-from sluice_observability.domain.budget_state import WINDOW_MS, Attempt, Signal
+from sluice_observability.domain.budget_state import WINDOW_MS, Attempt, Pipeline, Signal
 from sluice_runtime.tracing import child_of
 
 SOURCE = "monitor"
@@ -41,7 +42,7 @@ class Breach:
     window: list[str]
 
 
-def breach_alert(tenant: str, signal: Signal, breach: Breach) -> CloudEvent[AlertRaised]:
+def breach_alert(pipeline: Pipeline, signal: Signal, breach: Breach) -> CloudEvent[AlertRaised]:
     """Too many errors or API calls, by the signal that was one too many."""
     data = AlertRaised(
         condition=breach.condition,
@@ -53,10 +54,10 @@ def breach_alert(tenant: str, signal: Signal, breach: Breach) -> CloudEvent[Aler
         breached_at_ms=signal.time_ms,
         detail=f"{breach.observed} {breach.unit} within {WINDOW_MS // 1_000} s; {breach.limit} are allowed",
     )
-    return _alert(tenant, signal.event.subject, data, breach.level, signal.event.id, signal.event.traceparent)
+    return _alert(pipeline, signal.event.subject, data, breach.level, signal.event.id, signal.event.traceparent)
 
 
-def violation_alert(tenant: str, signal: Signal, violation: ViolationReported) -> CloudEvent[AlertRaised]:
+def violation_alert(pipeline: Pipeline, signal: Signal, violation: ViolationReported) -> CloudEvent[AlertRaised]:
     """A CRITICAL violation."""
     detail = f"CRITICAL violation of {violation.policy}" + (f": {violation.detail}" if violation.detail else "")
     data = AlertRaised(
@@ -69,11 +70,11 @@ def violation_alert(tenant: str, signal: Signal, violation: ViolationReported) -
         breached_at_ms=signal.time_ms,
         detail=detail[:SUMMARY_MAX_CHARACTERS],
     )
-    return _alert(tenant, signal.event.subject, data, (), signal.event.id, signal.event.traceparent)
+    return _alert(pipeline, signal.event.subject, data, (), signal.event.id, signal.event.traceparent)
 
 
 def stuck_alert(
-    tenant: str, subject: str, agent_id: str, attempt: Attempt, deadline_ms: int, limits: Limits
+    pipeline: Pipeline, subject: str, agent_id: str, attempt: Attempt, deadline_ms: int, limits: Limits
 ) -> CloudEvent[AlertRaised]:
     """An attempt that did not come on until its deadline."""
     limit_ms = limits.progress_timeout_ms
@@ -92,14 +93,14 @@ def stuck_alert(
         breached_at_ms=deadline_ms,
         detail=f"no progress for {limit_ms / 1_000:g} s; {last}",
     )
-    return _alert(tenant, subject, data, (agent_id, str(attempt.number)), cause, None)
+    return _alert(pipeline, subject, data, (agent_id, str(attempt.number)), cause, None)
 
 
 def _alert(
-    tenant: str, subject: str, data: AlertRaised, part: tuple[str, ...], cause: str, traceparent: str | None
+    pipeline: Pipeline, subject: str, data: AlertRaised, part: tuple[str, ...], cause: str, traceparent: str | None
 ) -> CloudEvent[AlertRaised]:
-    identity = derived_id("alert", subject, data.condition, *part)
+    identity = derived_id("alert", subject, pipeline.since_ms, data.condition, *part)
     trace = child_of(traceparent, identity)
     return CloudEvent(
-        identity, SOURCE, tenant, subject, data.breached_at_ms, data, causation_id=cause, traceparent=trace
+        identity, SOURCE, pipeline.tenant, subject, data.breached_at_ms, data, causation_id=cause, traceparent=trace
     )

@@ -30,6 +30,10 @@ class Limits:
         return self.api_calls_per_minute if self.api_calls_per_minute <= COUNTED_MAX else None
 
 
+PIPELINES_MAX_COUNT = 10_000
+"""Pipelines with limits of their own, those that were set last: nobody has to take away those of what has ended."""
+
+
 class Budgets:
     """The limits in force, by what `budget.set` said last of each scope.
 
@@ -40,13 +44,25 @@ class Budgets:
     def __init__(self, default: Limits) -> None:
         self._default = default
         self._set: dict[str, BudgetSet] = {}
+        self._of_pipelines: dict[str, None] = {}  # their keys, the one that was set last at the end
 
-    def put(self, key: str, budget: BudgetSet | None) -> None:
-        """Takes a record of topic `budgets`; None, a tombstone, takes the scope's own limits away."""
-        if budget is None:
-            self._set.pop(key, None)
-        else:
+    def put(self, key: str, budget: BudgetSet | None) -> set[str]:
+        """Takes a record of topic `budgets`; None, a tombstone, takes the scope's own limits away.
+
+        Returns:
+            The keys of which the limits are others now.
+        """
+        changed = {key} if self._set.get(key) != budget else set()
+        self._set.pop(key, None)
+        self._of_pipelines.pop(key, None)
+        if budget is not None:
             self._set[key] = budget
+            if budget.scope == "pipeline":
+                self._of_pipelines[key] = None
+        if len(self._of_pipelines) > PIPELINES_MAX_COUNT:
+            oldest = next(iter(self._of_pipelines))
+            changed |= self.put(oldest, None)
+        return changed
 
     def limits(self, tenant: str, pipeline_id: str) -> Limits:
         """The limits of a pipeline: each field from the nearest scope that gives it."""

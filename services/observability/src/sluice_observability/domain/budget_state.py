@@ -19,8 +19,9 @@ LATENESS_MS = 300_000
 HORIZON_MS = LATENESS_MS + WINDOW_MS
 """What happened longer before the newest append can be in no window with a signal that still counts."""
 
-FORGET_MS = 8 * 86_400_000
-"""A pipeline is forgotten so long after its last signal: longer than topic `signals` keeps one (7 days)."""
+FORGET_MS = 180 * 3_600_000
+"""A pipeline of which something was told is forgotten so long after its last signal: longer than topic `signals` keeps
+one (7 days), and half a day less than its id is taken (8 days or more), since signals may come after its end."""
 
 HEARD_STEP_MS = 3_600_000
 """How coarsely it is noted that a pipeline whose alerts are all told still sends signals."""
@@ -75,6 +76,7 @@ class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         tenant: Whose it is, by the last signal that names a tenant.
+        since_ms: When the first of its signals was appended: it tells one life of an id from the next.
         heard_ms: When the newest of its signals was appended.
         errors: Event times of errors, by event id; `calls` event times and numbers of API calls.
         agents: By agent.
@@ -83,6 +85,7 @@ class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     tenant: str = SYSTEM_TENANT
+    since_ms: int = 0
     heard_ms: int = 0
     errors: dict[str, int] = {}
     calls: dict[str, tuple[int, int]] = {}

@@ -16,7 +16,8 @@ Bounds: an error or a call that Kafka appended more than `LATENESS_MS` after its
 what can still matter is finite. Only signals in a window with the new one are looked at: a limit that is lowered counts
 from the pipeline's next signal on. Where there is no limit (`Limits.errors` is None) nothing is kept to count by.
 
-An alert is made of signals, never of a clock: made again, it is the same to the byte.
+An alert is made of signals, never of a clock: made again, it is the same to the byte. So is forgetting: a signal that
+comes long enough after the one before begins another life of the pipeline's id, whether or not `settle` was asked.
 """
 
 from __future__ import annotations
@@ -71,9 +72,11 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
     Guarantees: a repetition changes nothing and tells nothing. Missing progress that the partition was heard beyond is
     told before the signal is looked at, so it does not matter how often `due` was asked meanwhile.
     """
+    pipeline = _living(pipeline, signal)
     heard_ms = max(pipeline.heard_ms, signal.appended_ms)
     if pipeline.revoked:
-        return Outcome(replace(pipeline, heard_ms=heard_ms) if _notable(pipeline, heard_ms) else pipeline)
+        noted = heard_ms - pipeline.heard_ms >= HEARD_STEP_MS
+        return Outcome(replace(pipeline, heard_ms=heard_ms) if noted else pipeline)
     subject = signal.event.subject
     told = due(pipeline, subject, heard_ms, limits)
     heard = replace(told.pipeline, tenant=tenant_of(pipeline, signal), heard_ms=heard_ms)
@@ -88,18 +91,22 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
         case WatchChanged() as change:
             found = _watch(heard, signal, change)
         case ViolationReported(severity="CRITICAL") as violation:
-            found = Outcome(_ended(heard), (violation_alert(heard.tenant, signal, violation),))
+            found = Outcome(_ended(heard), (violation_alert(heard, signal, violation),))
         case _:
             found = Outcome(heard)
     after, alerts = found.pipeline, (*told.alerts, *found.alerts)
-    if not alerts and not _notable(pipeline, heard_ms) and _same(pipeline, after):
-        after = pipeline
-    return Outcome(after, alerts, found.unheeded)
+    return Outcome(pipeline if after == pipeline else after, alerts, found.unheeded)
 
 
 def tenant_of(pipeline: Pipeline, signal: Signal) -> str:
     """Whose a pipeline is once it has this signal: what is nobody's own says nothing of it."""
-    return pipeline.tenant if signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
+    return _living(pipeline, signal).tenant if signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
+
+
+def _living(pipeline: Pipeline, signal: Signal) -> Pipeline:
+    """What a signal finds: what is known, or a new life of the id where nothing is, or what is known is forgotten."""
+    begins = pipeline.heard_ms == 0 or settle(pipeline, signal.appended_ms) is None
+    return Pipeline(since_ms=signal.appended_ms) if begins else pipeline
 
 
 def due(pipeline: Pipeline, subject: str, heard_ms: int, limits: Limits) -> Outcome:
@@ -122,7 +129,7 @@ def due(pipeline: Pipeline, subject: str, heard_ms: int, limits: Limits) -> Outc
     late.sort(key=lambda one: one[:2])
     told = {agent_id: replace(attempt, told=True) for _, agent_id, attempt in late}
     alerts = tuple(
-        stuck_alert(pipeline.tenant, subject, agent_id, attempt, deadline_ms, limits)
+        stuck_alert(pipeline, subject, agent_id, attempt, deadline_ms, limits)
         for deadline_ms, agent_id, attempt in late
     )
     return Outcome(replace(pipeline, agents={**pipeline.agents, **told}), alerts)
@@ -130,12 +137,11 @@ def due(pipeline: Pipeline, subject: str, heard_ms: int, limits: Limits) -> Outc
 
 def settle(pipeline: Pipeline, heard_ms: int) -> Pipeline | None:
     """Drops what can't matter any more; None where all of it can be forgotten."""
-    if pipeline.heard_ms + FORGET_MS <= heard_ms:
+    if pipeline.heard_ms + HORIZON_MS > heard_ms:
+        return pipeline
+    if pipeline.heard_ms + FORGET_MS <= heard_ms or not _outlasts_windows(pipeline):
         return None
-    if pipeline.heard_ms + HORIZON_MS > heard_ms or not (pipeline.errors or pipeline.calls):
-        return pipeline if _worth_keeping(pipeline, heard_ms) else None
-    settled = replace(pipeline, errors={}, calls={})
-    return settled if _worth_keeping(settled, heard_ms) else None
+    return replace(pipeline, errors={}, calls={}) if pipeline.errors or pipeline.calls else pipeline
 
 
 def next_look_ms(pipeline: Pipeline, limits: Limits) -> int:
@@ -144,23 +150,15 @@ def next_look_ms(pipeline: Pipeline, limits: Limits) -> int:
     if not pipeline.revoked:
         deadlines = (attempt.deadline_ms(limits) for attempt in pipeline.agents.values())
         looks += [deadline_ms + ARRIVAL_MS for deadline_ms in deadlines if deadline_ms is not None]
-    if pipeline.errors or pipeline.calls or not _worth_keeping(pipeline, pipeline.heard_ms + HORIZON_MS):
+    if pipeline.errors or pipeline.calls or not _outlasts_windows(pipeline):
         looks.append(pipeline.heard_ms + HORIZON_MS)
     return min(looks)
 
 
-def _worth_keeping(pipeline: Pipeline, heard_ms: int) -> bool:
-    told = pipeline.revoked or pipeline.throttled_ms is not None or pipeline.agents
-    return bool(told or pipeline.errors or pipeline.calls or pipeline.heard_ms + HORIZON_MS > heard_ms)
-
-
-def _notable(pipeline: Pipeline, heard_ms: int) -> bool:
-    return heard_ms - pipeline.heard_ms >= HEARD_STEP_MS
-
-
-def _same(before: Pipeline, after: Pipeline) -> bool:
-    """Whether all but the time of its last signal is as it was."""
-    return replace(after, heard_ms=before.heard_ms) == before
+def _outlasts_windows(pipeline: Pipeline) -> bool:
+    """Whether something was told, or progress is expected: what else is known matters in windows only."""
+    agents = pipeline.agents.values()
+    return pipeline.revoked or pipeline.throttled_ms is not None or any(one.watched or one.told for one in agents)
 
 
 def _then(first: Outcome, second: Outcome) -> Outcome:
@@ -211,15 +209,15 @@ def _calls(pipeline: Pipeline, signal: Signal, number: int, limits: Limits) -> O
         breach = Breach(condition, "revoke_pipeline", ("revoke",), unit, count, limit, window)
         return _revoked(pipeline, signal, breach)
     breach = Breach(condition, "throttle", ("throttle",), unit, count, limit, window)
-    return Outcome(replace(heard, throttled_ms=time_ms), (breach_alert(pipeline.tenant, signal, breach),))
+    return Outcome(replace(heard, throttled_ms=time_ms), (breach_alert(pipeline, signal, breach),))
 
 
 def _revoked(pipeline: Pipeline, signal: Signal, breach: Breach) -> Outcome:
-    return Outcome(_ended(pipeline), (breach_alert(pipeline.tenant, signal, breach),))
+    return Outcome(_ended(pipeline), (breach_alert(pipeline, signal, breach),))
 
 
 def _ended(pipeline: Pipeline) -> Pipeline:
-    return Pipeline(tenant=pipeline.tenant, heard_ms=pipeline.heard_ms, revoked=True)
+    return Pipeline(tenant=pipeline.tenant, since_ms=pipeline.since_ms, heard_ms=pipeline.heard_ms, revoked=True)
 
 
 def _fullest(facts: Iterable[Fact], time_ms: int) -> tuple[int, list[str]]:

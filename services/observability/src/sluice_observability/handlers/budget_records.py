@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sluice_contracts import codec
 from sluice_contracts.envelope import Record
@@ -28,11 +28,11 @@ class BudgetRecords:
         budgets: What is kept.
         broker: Where the topic is.
         letters: For invalid records; each once, however often the topic is read.
-        changed: Is called after limits changed.
+        changed: Is called after limits changed, with the keys of their records.
     """
 
     def __init__(
-        self, budgets: Budgets, broker: Broker, letters: DeadLetterOffice, changed: Callable[[], None] = lambda: None
+        self, budgets: Budgets, broker: Broker, letters: DeadLetterOffice, changed: Callable[[Collection[str]], None]
     ) -> None:
         self.loaded = asyncio.Event()
         self._budgets = budgets
@@ -70,9 +70,10 @@ class BudgetRecords:
 
     async def _take(self, records: Sequence[Record]) -> None:
         refused: list[Refused] = []
+        changed: set[str] = set()
         for record in records:
             if record.value is None:
-                self._budgets.put((record.key or b"").decode("utf-8", "replace"), None)
+                changed |= self._budgets.put((record.key or b"").decode("utf-8", "replace"), None)
                 continue
             try:
                 event = codec.decode(record)
@@ -80,7 +81,8 @@ class BudgetRecords:
                 refused.append((record, fault))
                 continue
             assert isinstance(event.data, BudgetSet)
-            self._budgets.put(event.data.key, event.data)
+            changed |= self._budgets.put(event.data.key, event.data)
         if refused:
             await self._letters.write(refused)
-        self._changed()
+        if changed:
+            self._changed(changed)

@@ -11,7 +11,6 @@ together: rewinding the group changes nothing, and limits that changed meanwhile
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from sluice_contracts.topics import ALERTS, SIGNALS
 from sluice_observability.domain.budget_limits import Budgets
 from sluice_observability.domain.budget_state import Pipeline, Signal, decode, encode
 from sluice_observability.domain.budgets import due, next_look_ms, observe, settle, tenant_of
+from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.refusals import DeadLetterOffice, Refused
 from sluice_observability.ports import Change, StateTable
 from sluice_runtime.broker import Broker, TopicPartition
@@ -36,7 +36,10 @@ STEP_MAX_RECORDS = 1_000
 """Records of one step: some hundred kilobytes of state, written in a few milliseconds."""
 
 STEP_MAX_LOOKS = 1_000
-"""Pipelines whose timers one step looks at."""
+"""Timers that one step looks at."""
+
+BEHIND_MAX_MS = 1_000
+"""What was not handed out for so long is read by other means: it may be a transaction's marker, or be left out."""
 
 LOOK_BACK_RECORDS = 4_000
 """The last alerts of a partition that are looked at when it is taken over: those of a step that was cut off are among
@@ -61,7 +64,9 @@ class _Partition:
     position: int
     pipelines: dict[str, Pipeline]
     published: Collection[str]
-    looks: list[tuple[int, str]] = field(default_factory=list)
+    timers: Timers
+    asked: tuple[int, int] | None = None
+    """When its end was asked for, and the end then."""
 
 
 @dataclass(slots=True)
@@ -86,7 +91,7 @@ class BudgetWatch:
         budgets: The limits in force.
         broker: For alerts, and for what was published before.
         letters: For invalid signals.
-        clock: For the delay of alerts only.
+        clock: For the time at which a partition's end is asked for, and the delay of alerts.
         partitions: Of topic `signals`.
     """
 
@@ -132,8 +137,8 @@ class BudgetWatch:
         end = bounds[alerts].end
         await self._broker.read(alerts, max(bounds[alerts].first, end - LOOK_BACK_RECORDS), end, keep)
         pipelines = {key: decode(value) for key, value in stored.items() if "/" not in key}
-        self._owned[partition] = _Partition(position, pipelines, published)
-        self._plan(partition)
+        looks = {key: self._look_ms(key, pipeline) for key, pipeline in pipelines.items()}
+        self._owned[partition] = _Partition(position, pipelines, published, Timers(looks))
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Lets go of partitions."""
@@ -150,15 +155,23 @@ class BudgetWatch:
         """The partitions that were taken over."""
         return self._owned.keys()
 
-    def replan(self) -> None:
-        """Looks at all timers anew: limits have changed."""
-        for partition in self._owned:
-            self._plan(partition)
+    def replan(self, changed: Collection[str]) -> None:
+        """Sets the timers of those anew whose limits have changed.
 
-    def _plan(self, partition: int) -> None:
-        owned = self._owned[partition]
-        owned.looks = [(self._look_ms(key, pipeline), key) for key, pipeline in owned.pipelines.items()]
-        heapq.heapify(owned.looks)
+        Args:
+            changed: Keys of records of topic `budgets`.
+        """
+        of_one = {key.partition("/")[2] for key in changed if key.startswith("pipeline/")}
+        for owned in self._owned.values():
+            about = of_one & owned.pipelines.keys()
+            if len(of_one) < len(changed):  # a tenant's, or the installation's
+                about |= {
+                    key
+                    for key, pipeline in owned.pipelines.items()
+                    if "installation" in changed or f"tenant/{pipeline.tenant}" in changed
+                }
+            for key in about:
+                owned.timers.put(key, self._look_ms(key, owned.pipelines[key]))
 
     def _look_ms(self, key: str, pipeline: Pipeline) -> int:
         return next_look_ms(pipeline, self._budgets.limits(pipeline.tenant, key))
@@ -180,22 +193,52 @@ class BudgetWatch:
             if record.offset > position:
                 await self._finish(step, ends, table)
                 step, ends = _Step(), {}
-                await self.catch_up(record.partition, record.offset, table)
+                await self._catch_up(record.partition, owned, record.offset, table)
             if record.offset >= position:
                 self._fold(step, owned, record)
                 ends[record.partition] = record.offset + 1
         await self._finish(step, ends, table)
 
-    async def catch_up(self, partition: int, end: int, table: StateTable) -> None:
-        """Observes what lies between a partition's position and an offset, and was not handed out.
+    async def ask(self) -> None:
+        """Asks where the owned partitions end. Who has observed until there has heard all that was appended before.
 
-        Offsets have holes; but Faust, after a rebalance, leaves records out, too.
+        Raises:
+            BrokerUnavailable: Kafka does not answer.
+        """
+        now_ms = self._clock.now_ms()
+        wanted = [TopicPartition(SIGNALS.name, at) for at, owned in self._owned.items() if owned.asked is None]
+        for at, bounds in (await self._broker.bounds(wanted) if wanted else {}).items():
+            if (owned := self._owned.get(at.partition)) is not None:
+                owned.asked = now_ms, bounds.end
+
+    async def listen(self, waiting: Collection[int], table: StateTable) -> dict[int, int]:
+        """By partition, until when all that Kafka appended was observed, where an end that was asked for is reached.
+
+        Args:
+            waiting: Partitions of which something was handed out and is still to be observed.
+            table: Where states are kept.
 
         Raises:
             BrokerUnavailable: The step is cut off.
         """
-        owned = self._owned.get(partition)
-        while owned is not None and owned.position < end:
+        heard = {}
+        for partition, owned in self._owned.items():
+            if owned.asked is None:
+                continue
+            asked_ms, end = owned.asked
+            behind = owned.position < end and self._clock.now_ms() - asked_ms >= BEHIND_MAX_MS
+            if behind and partition not in waiting:
+                await self._catch_up(partition, owned, min(end, owned.position + STEP_MAX_RECORDS), table)
+            if owned.position >= end:
+                heard[partition], owned.asked = asked_ms, None
+        return heard
+
+    async def _catch_up(self, partition: int, owned: _Partition, end: int, table: StateTable) -> None:
+        """Observes what lies before an offset and was not handed out.
+
+        Offsets have holes; but Faust, after a rebalance, leaves records out, too.
+        """
+        while owned.position < end:
             through = min(end, owned.position + STEP_MAX_RECORDS)
             found: list[Record] = []
             await self._broker.read(TopicPartition(SIGNALS.name, partition), owned.position, through, found.extend)
@@ -238,14 +281,15 @@ class BudgetWatch:
         step, left = _Step(), STEP_MAX_LOOKS
         for partition, heard_ms in heard.items():
             owned = self._owned.get(partition)
-            while owned is not None and owned.looks and owned.looks[0][0] <= heard_ms and left:
-                key = heapq.heappop(owned.looks)[1]
-                pipeline = owned.pipelines.get(key)
-                if pipeline is None or (look_ms := self._look_ms(key, pipeline)) > heard_ms:
-                    if pipeline is not None:
-                        heapq.heappush(owned.looks, (look_ms, key))
+            if owned is None:
+                continue
+            keys, looked_at = owned.timers.take(heard_ms, left)
+            left -= looked_at
+            for key in keys:
+                pipeline = owned.pipelines[key]
+                if (look_ms := self._look_ms(key, pipeline)) > heard_ms:
+                    owned.timers.put(key, look_ms)
                     continue
-                left -= 1
                 after, alerts, _ = due(pipeline, key, heard_ms, self._budgets.limits(pipeline.tenant, key))
                 kept = settle(after, heard_ms)
                 if kept is None:
@@ -270,7 +314,7 @@ class BudgetWatch:
             changes += self._changes(partition, owned, changed)
             for key, pipeline in changed.items():
                 if pipeline is not None:
-                    heapq.heappush(owned.looks, (self._look_ms(key, pipeline), key))
+                    owned.timers.put(key, self._look_ms(key, pipeline))
         if changes:
             await table.write(changes)
 
