@@ -14,9 +14,11 @@ import pytest
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
 from sluice_contracts.messages.pipeline import PipelineCompleted, PipelineFailed, PipelineSpawned, TaskRetried
 from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRevoked
+from tests.credentials import each_once
 from tests.faults.verifying import WORK
 from tests.gate import EVENTS, SETTINGS, Gate
 from tests.installation import QUEUE
+from tests.token_lives import alive, lives_by_fold
 from tests.vault_proxy import FAULTS, Call, Fault
 
 AWAY_S = 2.0
@@ -151,7 +153,7 @@ def test_answers_that_are_lost_after_a_mint_leave_no_token(gate: Gate) -> None:
         return FAULTS["answer lost"]
 
     gate.broker_vault.fail(rule)
-    pipelines = [gate.spawn(gate.scenario("goes-on", GOES_ON)) for _ in range(3)]
+    pipelines = [gate.spawn(gate.scenario("long", GOES_ON.replace("repeat: 24", "repeat: 60"))) for _ in range(3)]
     for pipeline in pipelines:
         gate.await_event(pipeline, AgentTurnFinished, topic=SAID)
     assert list(lost.values()) == [LOST_OF_EACH] * 2, "the pipelines' own, and the agents'"
@@ -162,6 +164,11 @@ def test_answers_that_are_lost_after_a_mint_leave_no_token(gate: Gate) -> None:
         gate.await_event(pipeline, TokenRevoked, lambda one: one.reason == "orphaned", EVENTS) for pipeline in pipelines
     ]
     assert known.isdisjoint(accessor for one in orphaned for accessor in one.data.accessors)
+    gate.log.catch_up()
+    shown = alive(lives_by_fold(each_once(gate.history().events(EVENTS))))
+    held = known & gate.tokens().keys()
+    assert held, "the pipelines have ended before their strays"
+    assert held <= shown, "what Vault still holds is shown as ended"
     gate.settle()
 
 

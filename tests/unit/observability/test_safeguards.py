@@ -77,7 +77,9 @@ def test_a_credential_that_is_denied_expires_or_ends_with_one_agent() -> None:
         [
             *spawning(teller),
             *safeguard.granted(),
-            safeguard.broker(token.TokenRevoked(accessors=(), agent_id=teller.agent_id, reason="no_progress")),
+            safeguard.broker(
+                token.TokenRevoked(accessors=(safeguard.child,), agent_id=teller.agent_id, reason="no_progress")
+            ),
             safeguard.tell(token.TokenRequest(agent_id=teller.agent_id, attempt=2, queue="default"), "spawner"),
             safeguard.broker(token.TokenDenied(agent_id=teller.agent_id, attempt=2, problem=problem)),
             safeguard.broker(token.TokenExpired(accessor=safeguard.root)),

@@ -89,7 +89,10 @@ def _answers(event: CloudEvent[Message], command: TokenCommand) -> bool:
     asked, told = command.data, event.data
     if isinstance(asked, TokenRenew):
         return isinstance(told, TokenRenewed)
-    return isinstance(told, TokenRevoked) and isinstance(asked, TokenRevoke) and told.agent_id in (None, asked.agent_id)
+    if not isinstance(told, TokenRevoked) or not isinstance(asked, TokenRevoke):
+        return False
+    is_agents = told.agent_id is not None and told.agent_id == asked.agent_id and told.reason != "orphaned"
+    return told.is_whole or is_agents
 
 
 def _remember(known: OrderedDict[Place, None] | OrderedDict[str, None], one: Place | str) -> None:
