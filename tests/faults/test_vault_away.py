@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import PipelineCompleted, PipelineFailed, PipelineSpawned, TaskRetried
 from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRevoked
 from tests.credentials import each_once
@@ -94,6 +95,14 @@ def test_without_vault_nothing_starts_what_runs_goes_on_and_afterwards_all_is_do
     assert opened.time_ms > asked_ms + AWAY_S * 1_000 * 0.9
     gate.settle()
 
+
+HANGS = """
+agents:
+  - turns:
+      - {text: look, tool_calls: [{name: list_files}], delay_ms: 9000}
+      - {text: done, tool_calls: [{name: finish, arguments: {summary: done, result: done}}]}
+"""
+PROGRESS_TIMEOUT_S = 2
 
 LEAVES = ("killed", "sealed")
 TIMES = 5
@@ -209,6 +218,35 @@ def test_what_runs_goes_on_until_its_token_ends_then_stops_and_goes_on_afterward
     again = min(one.data.turn for one in said if one.data.attempt == 2)
     assert again == stopped + 1, "from the last finished turn on"
     hasty.settle()
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Gate]:
+    """Whoever does not come on for two seconds loses its credential."""
+    often = {**SETTINGS["agent-runner"], "SLUICE_PROGRESS_INTERVAL_S": "0.5"}
+    hasty = {"monitor": {"SLUICE_PROGRESS_TIMEOUT_S": str(PROGRESS_TIMEOUT_S)}}
+    with Gate(tmp_path / "impatient", {**SETTINGS, **hasty, "agent-runner": often}) as running:
+        yield running
+
+
+@pytest.mark.covers("V5", "V8")
+@pytest.mark.timeout(300)
+def test_who_waits_for_vault_longer_than_it_may_be_stuck_keeps_its_credential_and_its_retries(impatient: Gate) -> None:
+    impatient.runner_vault.fail(lambda call: FAULTS["503"] if "transit/decrypt" in call.path else None)
+    waits = impatient.spawn(impatient.scenario("goes-on", GOES_ON))
+    stuck = impatient.spawn(impatient.scenario("hangs", HANGS), constraints=["no-secrets"])
+    try:
+        impatient.await_event(waits, AgentAttemptStarted, topic=SAID)
+        impatient.await_event(stuck, AlertRaised, topic="alerts")
+        time.sleep(3 * PROGRESS_TIMEOUT_S)
+    finally:
+        impatient.runner_vault.heal()
+    impatient.await_event(waits, PipelineCompleted)
+    assert not impatient.events(waits, AlertRaised, "alerts")
+    assert not impatient.events(waits, TaskRetried)
+    assert len(impatient.events(waits, AgentGrantOpened, SAID)) == 1
+    [alert] = impatient.events(stuck, AlertRaised, "alerts")
+    assert alert.data.condition == "no_progress", "who hangs in its model's call is told of meanwhile"
 
 
 def turns_at_rest(gate: Gate, pipeline: str) -> int:
