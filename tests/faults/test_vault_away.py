@@ -14,6 +14,7 @@ import pytest
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import PipelineCompleted, PipelineFailed, PipelineSpawned, TaskRetried
+from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRevoked
 from tests.credentials import each_once
 from tests.faults.verifying import WORK
@@ -234,7 +235,9 @@ def impatient(tmp_path: Path) -> Iterator[Gate]:
 def test_who_waits_for_vault_longer_than_it_may_be_stuck_keeps_its_credential_and_its_retries(impatient: Gate) -> None:
     impatient.runner_vault.fail(lambda call: FAULTS["503"] if "transit/decrypt" in call.path else None)
     waits = impatient.spawn(impatient.scenario("goes-on", GOES_ON))
-    stuck = impatient.spawn(impatient.scenario("hangs", HANGS), constraints=["no-secrets"])
+    alone = TaskSpec(id="t", objective="work", role="researcher", constraints=("no-secrets",))
+    hangs = impatient.scenario("hangs", HANGS)
+    stuck = impatient.submit(Plan(objective="hang", tasks=(alone,), model=hangs))
     try:
         impatient.await_event(waits, AgentAttemptStarted, topic=SAID)
         impatient.await_event(stuck, AlertRaised, topic="alerts")
