@@ -14,7 +14,6 @@ import pytest
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import PipelineCompleted, PipelineFailed, PipelineSpawned, TaskRetried
-from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenRevoked
 from tests.credentials import each_once
 from tests.faults.verifying import WORK
@@ -100,6 +99,7 @@ def test_without_vault_nothing_starts_what_runs_goes_on_and_afterwards_all_is_do
 HANGS = """
 agents:
   - turns:
+      - {text: look, tool_calls: [{name: list_files}]}
       - {text: look, tool_calls: [{name: list_files}], delay_ms: 9000}
       - {text: done, tool_calls: [{name: finish, arguments: {summary: done, result: done}}]}
 """
@@ -233,14 +233,13 @@ def impatient(tmp_path: Path) -> Iterator[Gate]:
 @pytest.mark.covers("V5", "V8")
 @pytest.mark.timeout(300)
 def test_who_waits_for_vault_longer_than_it_may_be_stuck_keeps_its_credential_and_its_retries(impatient: Gate) -> None:
+    stuck = impatient.spawn(impatient.scenario("hangs", HANGS))
+    impatient.await_event(stuck, AgentTurnFinished, topic=SAID)
     impatient.runner_vault.fail(lambda call: FAULTS["503"] if "transit/decrypt" in call.path else None)
-    waits = impatient.spawn(impatient.scenario("goes-on", GOES_ON))
-    alone = TaskSpec(id="t", objective="work", role="researcher", constraints=("no-secrets",))
-    hangs = impatient.scenario("hangs", HANGS)
-    stuck = impatient.submit(Plan(objective="hang", tasks=(alone,), model=hangs))
     try:
+        waits = impatient.spawn(impatient.scenario("goes-on", GOES_ON))
         impatient.await_event(waits, AgentAttemptStarted, topic=SAID)
-        impatient.await_event(stuck, AlertRaised, topic="alerts")
+        alert = impatient.await_event(stuck, AlertRaised, topic="alerts")
         time.sleep(3 * PROGRESS_TIMEOUT_S)
     finally:
         impatient.runner_vault.heal()
@@ -248,7 +247,6 @@ def test_who_waits_for_vault_longer_than_it_may_be_stuck_keeps_its_credential_an
     assert not impatient.events(waits, AlertRaised, "alerts")
     assert not impatient.events(waits, TaskRetried)
     assert len(impatient.events(waits, AgentGrantOpened, SAID)) == 1
-    [alert] = impatient.events(stuck, AlertRaised, "alerts")
     assert alert.data.condition == "no_progress", "who hangs in its model's call is told of meanwhile"
 
 

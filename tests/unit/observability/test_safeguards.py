@@ -170,6 +170,28 @@ def test_findings_are_bounded() -> None:
 
 
 @pytest.mark.covers("U1")
+def test_a_renewal_has_taken_effect_when_every_credential_that_lives_is_renewed_or_has_ended() -> None:
+    safeguard = Safeguard(Teller("p1"))
+    effects, agent_id = TokenEffects(), safeguard.teller.agent_id
+    command = safeguard.tell(token.TokenRenew(), "observability/1")
+    effects.command_seen((0, 0), command, [safeguard.root, safeguard.child, "third"])
+    renewed = token.TokenRenewed(accessor=safeguard.root, expires_at_ms=9)
+    for event in (
+        safeguard.broker(renewed, command.id),
+        safeguard.broker(renewed.model_copy(update={"accessor": "granted since"})),
+        safeguard.broker(token.TokenExpired(accessor="third")),
+        safeguard.broker(token.TokenRevoked(accessors=("stray",), reason="orphaned")),
+    ):
+        effects.event_seen(event)
+        assert not effects.reached((0, 0))
+        assert not effects.answered(command.id)
+    ended = token.TokenRevoked(accessors=(safeguard.child,), agent_id=agent_id, reason="agent_ended")
+    effects.event_seen(safeguard.broker(ended))
+    assert effects.reached((0, 0))
+    assert effects.answered(command.id)
+
+
+@pytest.mark.covers("U1")
 def test_a_token_command_has_taken_effect_when_what_it_asked_for_is_told() -> None:
     teller = Teller("p1")
     safeguard = Safeguard(teller)

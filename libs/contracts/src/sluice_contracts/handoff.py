@@ -119,7 +119,7 @@ class ReportedAlert(Value):
     limit: Count
     window_ms: Milliseconds
     detail: str
-    raised_at_ms: Milliseconds
+    breached_at_ms: Milliseconds
     evidence: tuple[str, ...] = Field(description="Ids of the signals that broke it.")
 
 

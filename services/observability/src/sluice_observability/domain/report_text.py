@@ -135,7 +135,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
 
 def _told(summary: handoff.HandoffSummary) -> Iterator[tuple[int, str]]:
     for alert in summary.alerts:
-        yield alert.raised_at_ms, f"breach: {_text(alert.detail)}"
+        yield alert.breached_at_ms, f"breach: {_text(alert.detail)}"
     if summary.revocation is not None:
         one = summary.revocation
         more = f"; {_text(one.detail)}" if one.detail else ""

@@ -168,7 +168,7 @@ def _alert(one: AlertView) -> handoff.ReportedAlert:
         limit=one.limit,
         window_ms=one.window_ms,
         detail=_cut(one.detail, DETAIL_MAX_CHARACTERS),
-        raised_at_ms=one.raised_at_ms,
+        breached_at_ms=one.breached_at_ms,
         evidence=one.evidence,
     )
 

@@ -49,7 +49,7 @@ def carry_over(former: PipelineView, view: PipelineView) -> None:
     ended_at_ms = former.finished_at_ms or 0
     begun = {name: one for name, one in former.tokens.items() if _began(one) > ended_at_ms}
     view.tokens = begun
-    view.alerts = [one for one in former.alerts if one.raised_at_ms > ended_at_ms]
+    view.alerts = [one for one in former.alerts if one.breached_at_ms > ended_at_ms]
 
 
 def _began(view: TokenView) -> int:
@@ -90,7 +90,7 @@ def _alert(view: PipelineView, data: alert.AlertRaised, event: CloudEvent[Messag
     view.alerts.append(
         AlertView(
             event.id, event.subject, event.tenant, data.condition, data.action, data.agent_id, data.attempt,
-            data.observed, data.limit, data.window_ms, data.detail, data.breached_at_ms, event.time_ms, data.evidence,
+            data.observed, data.limit, data.window_ms, data.detail, data.breached_at_ms, data.evidence,
         )
     )  # fmt: skip
     del view.alerts[:-ALERTS_MAX_COUNT]

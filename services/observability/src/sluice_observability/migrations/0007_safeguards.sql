@@ -131,8 +131,8 @@ CREATE VIEW alerts
     allowed UInt64 COMMENT 'What was allowed, in the same unit.',
     window_ms UInt64 COMMENT 'The window.',
     evidence Array(String) COMMENT 'Ids of the signals that broke it, the last ones.',
-    breached_at DateTime64(3, 'UTC') COMMENT 'When what broke it happened.',
-    raised_at DateTime64(3, 'UTC') COMMENT 'When the alert was raised.',
+    breached_at DateTime64(3, 'UTC') COMMENT 'When what broke it happened, by the event that did; for no_progress, when its time was over.',
+    raised_at DateTime64(3, 'UTC') COMMENT 'When the alert was in Kafka. Its event_time is breached_at, so that told again it is the same.',
     detail String COMMENT 'For people.',
     revoked_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When the credentials that it is about were revoked; NULL where none were.'
 )
@@ -141,7 +141,7 @@ AS SELECT a.tenant AS tenant, a.pipeline_id AS pipeline_id, a.event_id AS alert_
     JSONExtractUInt(a.payload, 'observed') AS observed, JSONExtractUInt(a.payload, 'limit') AS allowed,
     JSONExtractUInt(a.payload, 'window_ms') AS window_ms, JSONExtract(a.payload, 'evidence', 'Array(String)') AS evidence,
     fromUnixTimestamp64Milli(toInt64(least(JSONExtractUInt(a.payload, 'breached_at_ms'), 4102444800000)), 'UTC') AS breached_at,
-    a.event_time AS raised_at, JSONExtractString(a.payload, 'detail') AS detail,
+    a.append_time AS raised_at, JSONExtractString(a.payload, 'detail') AS detail,
     if(r.found > 0, r.at, NULL) AS revoked_at
 FROM (SELECT * FROM events WHERE topic = 'alerts' AND type = 'alert.raised'
     AND (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM dead_letters)) AS a
