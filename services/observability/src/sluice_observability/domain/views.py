@@ -194,6 +194,7 @@ class PipelineView:
     tenant: str
     spawned: bool = False
     objective: str = ""
+    model: str | None = None
     state: PipelineState = "SPAWNED"
     reason: str = ""
     problem: Problem | None = None
