@@ -34,6 +34,7 @@ from tests.credentials import (
 from tests.history import History, check
 from tests.installation import PREFIX, TENANT, Installation
 from tests.kafka_proxy import KafkaProxy
+from tests.token_lives import Life, check_shown, life_of, lives_by_fold
 from tests.vault_proxy import Call, VaultProxy
 
 BROKER, RUNNER = "vault-broker", "agent-runner"
@@ -145,6 +146,10 @@ class Gate(Installation):
                 found.append(f"entity {name}")
         return found
 
+    def lives_by_sql(self) -> Mapping[str, Life]:
+        """Each credential as analysts see it."""
+        return life_of(lambda query: [tuple(row.values()) for row in self.sql(query)])
+
     # What must hold
 
     def none_left(self, look: Callable[[], list[str]], where: str) -> None:
@@ -176,6 +181,9 @@ class Gate(Installation):
         check_answers(told, [one for one in history.events(COMMANDS) if isinstance(one.data, TokenRequest)])
         check_revocations_are_final(told)
         check_each_ended_once(told)
+        check_shown(told)
+        shown = lives_by_fold(told)
+        self.until(lambda: self.lives_by_sql() == shown, what="SQL shows each credential's life as the read model does")
         for topic in (COMMANDS, "alerts"):
             assert not history.records(f"dlq.{topic}")
         ends = [one for one in history.events("pipeline.events") if isinstance(one.data, PipelineResult)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sluice_contracts.messages.agent import AgentAttemptStarted, AgentGrantOpened, AgentRun, AgentTurnFinished
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.pipeline import (
     AgentAttemptLost,
     PipelineCompleted,
@@ -20,9 +21,11 @@ from sluice_contracts.messages.pipeline import (
     TaskRetried,
 )
 from sluice_contracts.messages.token import TokenGranted, TokenRevoked
+from tests.credentials import each_once
 from tests.faults.verifying import WORK
 from tests.gate import EVENTS, SETTINGS, Gate
 from tests.installation import QUEUE
+from tests.token_lives import alive, lives_by_fold
 from tests.vault_proxy import FAULTS, Call, Fault
 
 AWAY_S = 2.0
@@ -99,6 +102,15 @@ def test_without_vault_nothing_starts_what_runs_goes_on_and_afterwards_all_is_do
     gate.settle()
 
 
+HANGS = """
+agents:
+  - turns:
+      - {text: look, tool_calls: [{name: list_files}]}
+      - {text: look, tool_calls: [{name: list_files}], delay_ms: 9000}
+      - {text: done, tool_calls: [{name: finish, arguments: {summary: done, result: done}}]}
+"""
+PROGRESS_TIMEOUT_S = 2
+
 LEAVES = ("killed", "sealed")
 TIMES = 5
 
@@ -157,7 +169,7 @@ def test_answers_that_are_lost_after_a_mint_leave_no_token(gate: Gate) -> None:
         return FAULTS["answer lost"]
 
     gate.broker_vault.fail(rule)
-    pipelines = [gate.spawn(gate.scenario("goes-on", GOES_ON)) for _ in range(3)]
+    pipelines = [gate.spawn(gate.scenario("long", GOES_ON.replace("repeat: 24", "repeat: 60"))) for _ in range(3)]
     for pipeline in pipelines:
         gate.await_event(pipeline, AgentTurnFinished, topic=SAID)
     assert list(lost.values()) == [LOST_OF_EACH] * 2, "the pipelines' own, and the agents'"
@@ -168,6 +180,11 @@ def test_answers_that_are_lost_after_a_mint_leave_no_token(gate: Gate) -> None:
         gate.await_event(pipeline, TokenRevoked, lambda one: one.reason == "orphaned", EVENTS) for pipeline in pipelines
     ]
     assert known.isdisjoint(accessor for one in orphaned for accessor in one.data.accessors)
+    gate.log.catch_up()
+    shown = alive(lives_by_fold(each_once(gate.history().events(EVENTS))))
+    held = known & gate.tokens().keys()
+    assert held, "the pipelines have ended before their strays"
+    assert held <= shown, "what Vault still holds is shown as ended"
     gate.settle()
 
 
@@ -208,6 +225,35 @@ def test_what_runs_goes_on_until_its_token_ends_then_stops_and_goes_on_afterward
     again = min(one.data.turn for one in said if one.data.attempt == 2)
     assert again == stopped + 1, "from the last finished turn on"
     hasty.settle()
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Gate]:
+    """Whoever does not come on for two seconds loses its credential."""
+    often = {**SETTINGS["agent-runner"], "SLUICE_PROGRESS_INTERVAL_S": "0.5"}
+    hasty = {"monitor": {"SLUICE_PROGRESS_TIMEOUT_S": str(PROGRESS_TIMEOUT_S)}}
+    with Gate(tmp_path / "impatient", {**SETTINGS, **hasty, "agent-runner": often}) as running:
+        yield running
+
+
+@pytest.mark.covers("V5", "V8")
+@pytest.mark.timeout(300)
+def test_who_waits_for_vault_longer_than_it_may_be_stuck_keeps_its_credential_and_its_retries(impatient: Gate) -> None:
+    stuck = impatient.spawn(impatient.scenario("hangs", HANGS))
+    impatient.await_event(stuck, AgentTurnFinished, topic=SAID)
+    impatient.runner_vault.fail(lambda call: FAULTS["503"] if "transit/decrypt" in call.path else None)
+    try:
+        waits = impatient.spawn(impatient.scenario("goes-on", GOES_ON))
+        impatient.await_event(waits, AgentAttemptStarted, topic=SAID)
+        alert = impatient.await_event(stuck, AlertRaised, topic="alerts")
+        time.sleep(3 * PROGRESS_TIMEOUT_S)
+    finally:
+        impatient.runner_vault.heal()
+    impatient.await_event(waits, PipelineCompleted)
+    assert not impatient.events(waits, AlertRaised, "alerts")
+    assert not impatient.events(waits, TaskRetried)
+    assert len(impatient.events(waits, AgentGrantOpened, SAID)) == 1
+    assert alert.data.condition == "no_progress", "who hangs in its model's call is told of meanwhile"
 
 
 def turns_at_rest(gate: Gate, pipeline: str) -> int:

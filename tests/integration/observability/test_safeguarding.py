@@ -201,6 +201,7 @@ def test_a_breach_is_diagnosed_and_shown(
     alert_id = http.get("/runs/p1/status").json()["alerts"][0]["alert_id"]
     assert (command.data.diagnosed.pipeline_id, command.data.diagnosed.alert_id) == ("p1", alert_id)
     assert [one.name for one in command.data.plan.inputs] == ["handoff.json", "handoff.md"]
+    assert command.data.plan.model == "scripted:look", "what diagnoses it uses the model that it used"
     diagnostic_id, told = diagnosing("p1")
     writer.tell(*told)
 

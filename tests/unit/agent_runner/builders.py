@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -191,6 +192,7 @@ class Alone:
         self.calls = 0
         self.failures: list[str] = []
         self.pieces = 0
+        self.is_held_up = False
 
     async def admitted(self) -> None:
         self.calls += 1
@@ -200,6 +202,13 @@ class Alone:
 
     def came_on(self) -> None:
         self.pieces += 1
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        assert not self.is_held_up
+        self.is_held_up = True
+        yield
+        self.is_held_up = False
 
     async def key(self, provider: str) -> Secret | NoKey:
         return NoKey("this is a test") if self.vaults is None else Secret(self.vaults)

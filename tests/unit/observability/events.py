@@ -52,7 +52,10 @@ class Teller:
 
 def plan(objective: str = "find the first error", **labels: str) -> Plan:
     return Plan(
-        objective=objective, tasks=(TaskSpec(id="look", objective="look at it", role="researcher"),), labels=labels
+        objective=objective,
+        tasks=(TaskSpec(id="look", objective="look at it", role="researcher"),),
+        labels=labels,
+        model="scripted:look",
     )
 
 

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from sluice_contracts.documents import handoff_report_schema
 from sluice_contracts.handoff import HandoffReport
 from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
+from sluice_contracts.messages.agent import AgentFailed
 from sluice_contracts.messages.base import AgentState, ArtifactRef, Problem, TaskStatus, Usage
+from sluice_contracts.messages.pipeline import TaskFailed
 from sluice_contracts.messages.signal import ErrorReported
 from sluice_contracts.messages.token import TokenRevoked
 from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.report_text import markdown_of
 from sluice_observability.domain.reporting import Occasion, agents_affected, report_on, sentence
 from sluice_observability.domain.views import AgentView, ErrorsView, PipelineView, QuestionView, TaskView, TokenView
-from tests.unit.observability.breaches import breach
+from tests.unit.observability.breaches import Safeguard, breach
 from tests.unit.observability.events import START_MS, TRANSCRIPT, Teller, spawning, turn
 
 SCHEMA = handoff_report_schema()
@@ -45,6 +47,32 @@ def view_of_breach() -> tuple[PipelineView, Occasion]:
     return view, Occasion(
         "revocation", revoked.id, revoked.data.reason, START_MS + 60_000, revoked.data, revoked.time_ms
     )
+
+
+@pytest.mark.covers("O5")
+def test_an_error_is_counted_once_where_it_happened() -> None:
+    """A model that fails three times fails its attempt, and that its task: three errors, as the budget counts them."""
+    teller = Teller("p1")
+    safeguard = Safeguard(teller)
+    away = Problem(code="model_unavailable", detail="no answer")
+    failed = AgentFailed(agent_id=teller.agent_id, attempt=1, runner_id="r1", problem=away, retryable=True)
+    told = [
+        *spawning(teller), *safeguard.errors(3, "model_unavailable"), teller.runner(failed),
+        teller.spawner(TaskFailed(task_id="look", problem=away)),
+        teller.spawner(TaskFailed(task_id="other", problem=Problem(code="agent_timeout", detail="no turn"))),
+    ]  # fmt: skip
+    model = ReadModel(1)
+    for event in told:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    made = report_on(view, Occasion("demand", "c", "on_demand", START_MS))
+    assert made.summary.errors == 4
+    assert made.summary.errors_by_code == {"model_unavailable": 3, "agent_timeout": 1}
+    assert [(one.type, one.count) for one in made.summary.errors_by_type] == [("error.reported", 3), ("task.failed", 1)]
+    assert {one.type for one in made.summary.consequences} == {"agent.failed", "task.failed"}
+    assert "4 errors (model_unavailable 3, agent_timeout 1)" in sentence(view, "x")
+    assert "## What followed from them" in markdown_of(made)
 
 
 @pytest.mark.covers("O5")
@@ -189,8 +217,10 @@ def test_nothing_that_failed_is_left_out(view: PipelineView) -> None:
         (one.task_id, one.status) for one in view.tasks.values()
     ]
     assert {one.agent_id for one in context.agents} == view.agents.keys()
-    assert summary.errors == sum(one.count for one in view.errors.values())
-    assert len(summary.errors_by_type) == len(view.errors)
+    assert summary.errors == sum(summary.errors_by_code.values())
+    told = [*summary.errors_by_type, *summary.consequences]
+    assert sum(one.count for one in told) == sum(one.count for one in view.errors.values())
+    assert len(told) == len(view.errors)
     assert {one.question_id for one in context.questions} == view.questions.keys()
     failed = {one.agent_id for one in view.agents.values() if one.last_problem is not None or one.state == "ERROR"}
     assert failed <= set(summary.agents_affected)

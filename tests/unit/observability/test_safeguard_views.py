@@ -11,7 +11,7 @@ from sluice_observability.domain.secrets import by_strangers, clean_bytes
 from tests.unit.observability.breaches import FINDINGS, Safeguard, breach, diagnosing, handed_off
 from tests.unit.observability.doubles import Message
 from tests.unit.observability.events import Teller, failing, spawning
-from tests.unit.observability.test_views import VIEWS, stored
+from tests.unit.observability.test_views import VIEWS, messages_of, stored
 
 SEALED = "c2VhbGVkLXNlY3JldA=="
 
@@ -66,7 +66,7 @@ def test_what_is_revoked_by_scope_or_ends_by_itself(engine: ClickHouse) -> None:
 @pytest.mark.covers("O2", "O5")
 def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHouse, Teller]) -> None:
     engine, teller = broken
-    columns = "pipeline_id, condition, action, observed, allowed, window_ms, evidence, revoked_at > raised_at"
+    columns = "pipeline_id, condition, action, observed, allowed, window_ms, evidence, revoked_at > breached_at"
     assert engine.rows(f"SELECT {columns} FROM alerts") == [
         ("p1", "error_budget_exceeded", "revoke_pipeline", 6, 5, 60_000, ["e1", "e2"], True)
     ]
@@ -88,6 +88,18 @@ def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHous
     assert engine.rows(query) == [("agent_timeout", 2), ("error_budget_exceeded", 1), ("provider_unavailable", 6)]
     query = "SELECT type, code, api_calls, count() FROM signals GROUP BY ALL"
     assert engine.rows(query) == [("error.reported", "provider_unavailable", 1, 6)]
+
+
+@pytest.mark.covers("O2", "O4")
+def test_the_time_from_a_breach_to_its_alert_can_be_asked_for(engine: ClickHouse) -> None:
+    """An alert's own time is its breach's; when it was raised is when Kafka had it."""
+    raised = Safeguard(Teller("p1")).alert()
+    [message] = messages_of([raised])
+    headers, value = message.headers(), message.value()
+    stored(engine, [], Message("alerts", 0, 0, value, headers or (), b"p1", raised.time_ms + 321))
+    query = "SELECT toUnixTimestamp64Milli(raised_at) - toUnixTimestamp64Milli(breached_at) FROM alerts"
+    [(after_ms,)] = engine.rows(query)
+    assert after_ms == raised.time_ms + 321 - raised.data.breached_at_ms  # type: ignore[attr-defined]
 
 
 @pytest.mark.covers("O2")

@@ -78,7 +78,9 @@ def test_a_credential_that_is_denied_expires_or_ends_with_one_agent() -> None:
         [
             *spawning(teller),
             *safeguard.granted(),
-            safeguard.broker(token.TokenRevoked(accessors=(), agent_id=teller.agent_id, reason="no_progress")),
+            safeguard.broker(
+                token.TokenRevoked(accessors=(safeguard.child,), agent_id=teller.agent_id, reason="no_progress")
+            ),
             safeguard.tell(token.TokenRequest(agent_id=teller.agent_id, attempt=2, queue="default"), "spawner"),
             safeguard.broker(token.TokenDenied(agent_id=teller.agent_id, attempt=2, problem=problem)),
             safeguard.broker(token.TokenExpired(accessor=safeguard.root)),
@@ -169,6 +171,28 @@ def test_findings_are_bounded() -> None:
     found = safeguards.findings_of("s", json.dumps({"cause": "c" * 99_999, "evidence": ["e" * 99_999] * 99}))
     assert len(found.cause) == safeguards.FINDING_MAX_CHARACTERS
     assert len(found.evidence) == safeguards.FINDINGS_MAX_COUNT
+
+
+@pytest.mark.covers("U1")
+def test_a_renewal_has_taken_effect_when_every_credential_that_lives_is_renewed_or_has_ended() -> None:
+    safeguard = Safeguard(Teller("p1"))
+    effects, agent_id = TokenEffects(), safeguard.teller.agent_id
+    command = safeguard.tell(token.TokenRenew(), "observability/1")
+    effects.command_seen((0, 0), command, [safeguard.root, safeguard.child, "third"])
+    renewed = token.TokenRenewed(accessor=safeguard.root, expires_at_ms=9)
+    for event in (
+        safeguard.broker(renewed, command.id),
+        safeguard.broker(renewed.model_copy(update={"accessor": "granted since"})),
+        safeguard.broker(token.TokenExpired(accessor="third")),
+        safeguard.broker(token.TokenRevoked(accessors=("stray",), reason="orphaned")),
+    ):
+        effects.event_seen(event)
+        assert not effects.reached((0, 0))
+        assert not effects.answered(command.id)
+    ended = token.TokenRevoked(accessors=(safeguard.child,), agent_id=agent_id, reason="agent_ended")
+    effects.event_seen(safeguard.broker(ended))
+    assert effects.reached((0, 0))
+    assert effects.answered(command.id)
 
 
 @pytest.mark.covers("U1")

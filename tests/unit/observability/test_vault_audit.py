@@ -41,7 +41,7 @@ def test_a_use_after_the_token_s_end_is_known_by_an_earlier_one(engine: ClickHou
     broker = entry(5)["auth"] | {"metadata": {"role_name": "vault-broker"}, "accessor": "b", "display_name": "approle"}
     records = told(
         line(1, "request"), line(1), after_its_end(2, HMAC), after_its_end(3, "hmac-sha256:nobody"),
-        line(4, auth=broker, error="no such key"),
+        line(4, auth=broker, error="no such key", request=entry(4)["request"] | {"client_token": "hmac-sha256:broker"}),
     )  # fmt: skip
     # The whole of it again, as after a topic was read from its beginning: each use is one row all the same.
     stored(engine, [], *messages_of(records), *messages_of(records, first=len(records)))

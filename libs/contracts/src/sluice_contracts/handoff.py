@@ -119,7 +119,7 @@ class ReportedAlert(Value):
     limit: Count
     window_ms: Milliseconds
     detail: str
-    raised_at_ms: Milliseconds
+    breached_at_ms: Milliseconds
     evidence: tuple[str, ...] = Field(description="Ids of the signals that broke it.")
 
 
@@ -164,9 +164,12 @@ class HandoffSummary(Value):
     """What went wrong, and for whom."""
 
     text: str = Field(description="One sentence.")
-    errors: Count
+    errors: Count = Field(description="Each counts once, where it happened: what followed from it counts no more.")
     errors_by_code: dict[str, int]
     errors_by_type: tuple[ErrorsOfType, ...]
+    consequences: tuple[ErrorsOfType, ...] = Field(
+        default=(), description="Failures of attempts and tasks by those errors; `errors` does not count them."
+    )
     agents_affected: tuple[str, ...]
     last_checkpoint: Checkpoint | None = Field(description="The newest of all agents'.")
     last_checkpoint_agent_id: str | None

@@ -94,6 +94,7 @@ async def agent_runner(
             measures=measures,
             vault=_vault(settings, vault, time, measures, vault_away, opened),
             look_up_interval_s=settings.vault_look_up_interval_s,
+            progress_interval_ms=int(settings.progress_interval_s * 1_000),
         )
         runner = Runner(
             services,

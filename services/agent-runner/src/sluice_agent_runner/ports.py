@@ -16,6 +16,7 @@ UnusableInput            the task's inputs can't be laid into a workspace: fail 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -199,6 +200,10 @@ class Caller(Protocol):
 
     def failed(self, error: ModelError) -> None:
         """The call that went out brought nothing."""
+        ...
+
+    def held_up(self) -> AbstractContextManager[None]:
+        """Within it the runner has the attempt wait: that is told, and it does not count as missing progress."""
         ...
 
     def came_on(self) -> None:

@@ -12,6 +12,7 @@ from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
 from sluice_agent_runner.adapters.vault import API_KEYS_PATH
 from sluice_agent_runner.domain.limits import HELD_MAX_COUNT
+from sluice_agent_runner.domain.signals import PROGRESS_INTERVAL_MS
 from sluice_runtime.lifecycle import STOP_MAX_S
 from sluice_runtime.settings import Directories, ServiceSettings
 from sluice_runtime.vault.client import VaultPlace
@@ -103,6 +104,12 @@ class RunnerSettings(ServiceSettings):
     )
     vault_look_up_interval_s: float = Field(
         default=10.0, ge=0.1, le=3_600, description="How often it is looked whether an attempt's token lives."
+    )
+    progress_interval_s: float = Field(
+        default=PROGRESS_INTERVAL_MS / 1_000,
+        ge=0.1,
+        le=600,
+        description="How often, at most, a turn that lasts tells that it comes on, or that the runner has it wait.",
     )
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ def _safeguards(view: View) -> Iterator[Text]:
         yield Text(output.clean(f"diagnoses pipeline {about['pipeline_id']}"))
         yield from _findings(view.get("findings"))
     for alert in view.get("alerts", ())[-ALERTS_SHOWN_COUNT:]:
-        told = f"breach at {output.clock(alert['raised_at_ms'])}: {alert['detail']} ({alert['action']})"
+        told = f"breach at {output.clock(alert['breached_at_ms'])}: {alert['detail']} ({alert['action']})"
         yield Text(output.clean(told), style="bold red")
     for report in view.get("handoffs", ())[-1:]:
         text = Text(output.clean(f"handed off: {report['summary']}"))

@@ -91,10 +91,12 @@ def _uses(pipeline_id: str, url: str | None, data: Path | None, as_json: bool) -
 
     query = (
         "SELECT at, accessor, agent_id, attempt, operation, path, outcome, latency_ms, remote_address FROM vault_audit"
-        f" WHERE pipeline_id = {{pipeline:String}} ORDER BY at LIMIT {USES_MAX_COUNT}"
+        f" WHERE pipeline_id = {{pipeline:String}} ORDER BY at DESC LIMIT {USES_MAX_COUNT}"
     )
     with Sql.of(options.installation(url, data)) as log:
-        found = log.rows(query, {"pipeline": pipeline_id})
+        found = log.rows(query, {"pipeline": pipeline_id})[::-1]
+    if len(found) == USES_MAX_COUNT:
+        output.note(f"the newest {USES_MAX_COUNT} uses are shown; sluice sql has all, in view vault_audit")
     if as_json:
         output.data(found)
     elif not found:

@@ -30,6 +30,10 @@ FULL_REVOCATIONS: tuple[RevocationReason, ...] = (
 )  # fmt: skip
 """Reasons for which a living pipeline loses all its tokens: it is handed off, and fails."""
 
+WHOLE_REVOCATIONS: tuple[RevocationReason, ...] = (*FULL_REVOCATIONS, "pipeline_ended", "waiting")
+"""Reasons that, told of no agent, mean all that the pipeline had. A stray's end is told of no agent too, and means it
+alone."""
+
 Reason = Annotated[
     RevocationReason,
     Field(
@@ -138,7 +142,10 @@ class TokenRenewed(TokenEvent):
 class TokenRevoked(Message):
     """Vault has ended these tokens, and refuses whoever still has one."""
 
-    agent_id: Identifier | None = Field(default=None, description="Absent or null: all of the pipeline.")
+    agent_id: Identifier | None = Field(
+        default=None,
+        description="Absent or null: all of the pipeline, or, with reason `orphaned`, those that are named alone.",
+    )
     attempt: Ordinal | None = None
     accessors: tuple[Accessor, ...] = Field(
         max_length=1_000,
@@ -150,6 +157,11 @@ class TokenRevoked(Message):
     latency_ms: Milliseconds = Field(
         default=0, description="From when the broker decided it, until Vault had done it; waiting for Vault counts."
     )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it means all that the pipeline had when it was decided; otherwise it means those that it names."""
+        return self.agent_id is None and self.reason in WHOLE_REVOCATIONS
 
 
 @message("token.expired")

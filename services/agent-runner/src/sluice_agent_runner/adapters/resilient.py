@@ -91,7 +91,7 @@ class ResilientProvider:
         failed = retries = 0
         new_key = False
         while True:
-            await self._until_closed()
+            await self._until_closed(caller)
             await caller.admitted()
             begun_ms = self._time.monotonic_ms()
             try:
@@ -122,12 +122,13 @@ class ResilientProvider:
                 self._breaker.answered()
                 self._measure("ok", begun_ms)
                 return replace(reply, calls=failed + 1) if failed else reply
-            await self._time.sleep(wait_s)
+            with caller.held_up():
+                await self._time.sleep(wait_s)
 
     def _measure(self, outcome: str, begun_ms: int) -> None:
         self._measures.model_call(self._label, outcome, self._time.monotonic_ms() - begun_ms)
 
-    async def _until_closed(self) -> None:
+    async def _until_closed(self, caller: Caller) -> None:
         """Waits for the breaker: failing at once would only burn the task's retries on a provider that is away."""
         waited_s = 0.0
         while open_ms := self._breaker.open_for_ms(self._time.monotonic_ms()):
@@ -139,5 +140,6 @@ class ResilientProvider:
                 )
             # In short steps: the one call that tries may close the breaker for all.
             step_s = min(open_ms / 1_000, BREAKER_LOOK_S)
-            await self._time.sleep(step_s)
+            with caller.held_up():
+                await self._time.sleep(step_s)
             waited_s += step_s

@@ -10,7 +10,7 @@ from sluice_contracts.messages.base import Message
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported
 
 PROGRESS_INTERVAL_MS = 10_000
-"""A turn that lasts tells that it comes on at most so often: well below the minute that is a breach."""
+"""Well below the minute that is a breach."""
 
 DETAIL_MAX_CHARACTERS = 500
 """A signal is counted; who wants to read reads the turn."""
@@ -37,12 +37,24 @@ class Signals:
     Args:
         turn: Turns that were finished before this attempt.
         redact: Takes secrets out of a text.
+        progress_interval_ms: A turn that lasts tells that it comes on at most so often.
+        prefix: Of the ordinals: another one's signals of this attempt have another.
     """
 
-    def __init__(self, agent_id: str, attempt: int, turn: int, redact: Redact) -> None:
+    def __init__(
+        self,
+        agent_id: str,
+        attempt: int,
+        turn: int,
+        redact: Redact,
+        progress_interval_ms: int = PROGRESS_INTERVAL_MS,
+        prefix: str = "",
+    ) -> None:
         self._agent_id = agent_id
         self._attempt = attempt
         self._redact = redact
+        self._progress_interval_ms = progress_interval_ms
+        self._prefix = prefix
         self._turn = turn
         self._count = 0
         self._api_calls = 0
@@ -67,10 +79,10 @@ class Signals:
         self._error(code, detail)
 
     def came_on(self, now_ms: int) -> None:
-        """The turn that runs brought something: a piece of an answer, a tool's result."""
+        """The turn that runs brought something: a piece of an answer, a tool's result; or the runner has it wait."""
         if self._since_ms is None:
             self._since_ms = now_ms
-        elif now_ms - self._since_ms >= PROGRESS_INTERVAL_MS:
+        elif now_ms - self._since_ms >= self._progress_interval_ms:
             self._since_ms = now_ms
             self._progress(self._next())
 
@@ -115,7 +127,7 @@ class Signals:
 
     def _next(self) -> str:
         self._count += 1
-        return f"{self._turn + 1}.{self._count}"
+        return f"{self._prefix}{self._turn + 1}.{self._count}"
 
     def _cut(self, text: str) -> str:
         return self._redact(text)[:DETAIL_MAX_CHARACTERS]

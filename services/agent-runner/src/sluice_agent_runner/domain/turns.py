@@ -47,7 +47,7 @@ from sluice_agent_runner.domain.conversation import (
 )
 from sluice_agent_runner.domain.questions import Questions
 from sluice_agent_runner.domain.result_schema import InvalidOutputSchema
-from sluice_agent_runner.domain.signals import Signals
+from sluice_agent_runner.domain.signals import PROGRESS_INTERVAL_MS, Signals
 from sluice_agent_runner.domain.tools import ASK_HUMAN, CATALOGUE, FINISH, ToolDefinition
 from sluice_agent_runner.domain.tools import Finish as FinishArguments
 from sluice_contracts.messages.agent import AgentRun, Answer
@@ -72,6 +72,7 @@ class TurnMachine:
         redact: Applied to all that comes in, before it enters the conversation: what the model reads, the transcript
             and the log hold the same.
         catalogue: All tools that there are.
+        progress_interval_ms: A turn that lasts tells that it comes on at most so often.
 
     Attributes:
         signals: What is to be told for error budgets; the driver tells it of each call of the model.
@@ -85,6 +86,7 @@ class TurnMachine:
         links: Sequence[Link],
         redact: Redact,
         catalogue: Mapping[str, ToolDefinition] = CATALOGUE,
+        progress_interval_ms: int = PROGRESS_INTERVAL_MS,
     ) -> None:
         self._pipeline_id = pipeline_id
         self._run = run
@@ -95,7 +97,7 @@ class TurnMachine:
         self._tools: tuple[ToolDefinition, ...] = ()
         self._conditions = Conditions(run.task, role)
         self._model = run.task.model or role.model
-        self.signals = Signals(run.agent_id, run.attempt, run.turn, redact)
+        self.signals = Signals(run.agent_id, run.attempt, run.turn, redact, progress_interval_ms)
         self._calls = TurnCalls(run.task, role, catalogue, self.signals, redact)
 
         self._allowance = Allowance(run)

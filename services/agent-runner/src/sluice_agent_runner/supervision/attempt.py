@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from sluice_agent_runner.domain import events
 from sluice_agent_runner.domain.actions import Action, AskHuman, CallModel, Fail, FinishTurn, RunTools, Succeed, Wait
 from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
 from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
 from sluice_agent_runner.domain.pace import Pace
-from sluice_agent_runner.domain.signals import Signal
+from sluice_agent_runner.domain.signals import Signal, Signals
 from sluice_agent_runner.domain.tools import CATALOGUE, NO_SECRETS
 from sluice_agent_runner.domain.turns import TurnMachine
 from sluice_agent_runner.ports import ModelError, PublishFailed, Workspace
@@ -100,6 +101,12 @@ class AttemptRunner:
         self._pace = Pace(event.data.api_calls_per_minute)
         self._sender = SignalSender(self._signal)
         self._secrets = OwnSecrets(services.redact)
+        run = event.data
+        self._early = Signals(
+            run.agent_id, run.attempt, run.turn, services.redact, services.progress_interval_ms, "wait."
+        )
+        self._held_up = 0
+        self._begun = False
         self._machine: TurnMachine | None = None
 
     @property
@@ -116,6 +123,29 @@ class AttemptRunner:
     def throttle(self, calls_per_minute: int) -> None:
         """From now on its API calls are spaced, as long as it lives."""
         self._pace.limit(calls_per_minute)
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Within it the runner has the attempt wait: for a place, for Vault, for its provider, for its pace."""
+        self._held_up += 1
+        try:
+            yield
+        finally:
+            self._held_up -= 1
+
+    def look(self) -> None:
+        """Tells every so often that the attempt comes on, where it is the runner that has it wait; call it each second.
+
+        A call of a model or a tool that hangs is no such wait.
+        """
+        if self._held_up or not self._begun:
+            signals = self._early if self._machine is None else self._machine.signals
+            signals.came_on(self._services.time.monotonic_ms())
+            self._sender.send(signals.take())
+
+    def drop(self) -> None:
+        """Tells nothing more."""
+        self._sender.drop()
 
     def drain(self) -> None:
         """Ends the attempt, without an event, after the turn that runs."""
@@ -139,6 +169,7 @@ class AttemptRunner:
             Exception: Not even the failure could be said: it is the runner that is broken, not the attempt.
         """
         announcement = self._announcement
+        self._begun = True
         try:
             try:
                 ending = await self._work()
@@ -153,7 +184,7 @@ class AttemptRunner:
             except Exception as error:
                 await self._say(events.failed(self._attempt, self._defect(error)), 0)
         finally:
-            self._sender.drop()
+            self.drop()
             if not announcement.cancel() and not announcement.cancelled():
                 announcement.exception()  # of no interest to an attempt that was cancelled
 
@@ -183,12 +214,13 @@ class AttemptRunner:
         await self._announcement
         time, run = self._services.time, self._run
         begun_ms = time.monotonic_ms()
-        credential = await open_grant(
-            self._services, self._event.subject, run, grant, self._queue,
-            deadline=self._deadline_at_ms, secrets=self._secrets, waiting=self._place.leave,
-        )  # fmt: skip
-        if not self._place.held:
-            await self._place.come_back()
+        with self.held_up():
+            credential = await open_grant(
+                self._services, self._event.subject, run, grant, self._queue,
+                deadline=self._deadline_at_ms, secrets=self._secrets, waiting=self._place.leave,
+            )  # fmt: skip
+            if not self._place.held:
+                await self._place.come_back()
         opened = AgentGrantOpened(
             agent_id=run.agent_id,
             attempt=run.attempt,
@@ -230,7 +262,9 @@ class AttemptRunner:
             return Fail(problem, retryable=False)
         links = await load_links(services.artifacts, run.transcript, run.turn)
         redact = services.redact if credential is None else self._secrets.redact
-        machine = self._machine = TurnMachine(self._event.subject, run, role, links, redact)
+        machine = self._machine = TurnMachine(
+            self._event.subject, run, role, links, redact, progress_interval_ms=services.progress_interval_ms
+        )
         aside = asyncio.to_thread if machine.judges_results else _at_once  # heartbeats must go on
         action = await aside(machine.start, services.time.now_ms())
         if isinstance(action, Succeed | Fail):
@@ -252,7 +286,7 @@ class AttemptRunner:
     ) -> Succeed | Fail | None:
         services = self._services
         time, signals = services.time, machine.signals
-        caller = AttemptCaller(time, self._pace, signals, self._sender, credential, _without(self._run))
+        caller = AttemptCaller(time, self._pace, signals, self._sender, credential, _without(self._run), self.held_up)
         while True:
             if not isinstance(action, FinishTurn):  # whose signals go with its record
                 self._sender.send(signals.take())
@@ -284,7 +318,8 @@ class AttemptRunner:
                 answer = await self._next_answer()
                 action = machine.on_answer(answer, time.now_ms())
                 if not isinstance(action, Wait) and not self._place.held:
-                    await self._place.come_back()
+                    with self.held_up():
+                        await self._place.come_back()
             else:
                 return action
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from sluice_agent_runner.domain.pace import Pace
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.domain.signals import Signals
@@ -17,6 +20,7 @@ class AttemptCaller:
     """See `ports.Caller`.
 
     Args:
+        held_up: Entered while the runner has the attempt wait.
         credential: None: `without` says why there is none.
     """
 
@@ -28,6 +32,7 @@ class AttemptCaller:
         sender: SignalSender,
         credential: Credential | None,
         without: str,
+        held_up: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._time = time
         self._pace = pace
@@ -35,12 +40,15 @@ class AttemptCaller:
         self._sender = sender
         self._credential = credential
         self._without = without
+        self.held_up = held_up
+        """See `ports.Caller.held_up`."""
 
     async def admitted(self) -> None:
         """See `ports.Caller.admitted`."""
         now_ms = self._time.monotonic_ms()
         while wait_ms := self._pace.wait_ms(now_ms):
-            await self._time.sleep(min(wait_ms / 1_000, LOOK_S))
+            with self.held_up():
+                await self._time.sleep(min(wait_ms / 1_000, LOOK_S))
             now_ms = self._time.monotonic_ms()
         self._pace.called(now_ms)
         self._signals.call_begins(now_ms)
@@ -57,8 +65,14 @@ class AttemptCaller:
 
     async def key(self, provider: str) -> Secret | NoKey:
         """See `ports.Caller.key`."""
-        return NoKey(self._without) if self._credential is None else await self._credential.key(provider)
+        if self._credential is None:
+            return NoKey(self._without)
+        with self.held_up():
+            return await self._credential.key(provider)
 
     async def key_changed(self, provider: str) -> bool:
         """See `ports.Caller.key_changed`."""
-        return self._credential is not None and await self._credential.key_changed(provider)
+        if self._credential is None:
+            return False
+        with self.held_up():
+            return await self._credential.key_changed(provider)

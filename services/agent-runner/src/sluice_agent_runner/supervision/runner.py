@@ -27,8 +27,9 @@ from sluice_contracts.topics import RUNNER_HEARTBEATS
 log = logging.getLogger(__name__)
 
 OVER_MAX_COUNT = 20_000
-"""Attempts that are remembered as over. A stop may arrive before the task that it stops, for these are different
-topics; and a task may arrive again after a rebalance, when its attempt has ended: it must not be paid for again."""
+"""Attempts that are remembered as over, and agents as throttled. A stop or a throttle may arrive before its task, for
+these are different topics; and a task may arrive again after a rebalance, when its attempt has ended: it must not be
+paid for again."""
 
 ANNOUNCING_MAX_COUNT = 64
 """Announcements on their way at once: a backlog of a thousand is told in sixteen rounds, far below the ten seconds that
@@ -80,6 +81,7 @@ class Runner:
         self._returning: deque[asyncio.Future[None]] = deque()
         self._working = 0
         self._over: OrderedDict[str, int] = OrderedDict()
+        self._throttled: OrderedDict[str, int] = OrderedDict()
         self._stopping = False
         self._announcing = asyncio.Semaphore(ANNOUNCING_MAX_COUNT)
         self._announcements: set[asyncio.Task[None]] = set()
@@ -115,6 +117,9 @@ class Runner:
         place = Place(self._free, self._come_back)
         held = _Held(event, AttemptRunner(self._services, event, queue, place), place)
         self._held[run.agent_id] = held
+        throttled = self._throttled.pop(run.agent_id, None)
+        if throttled is not None:
+            held.attempt.throttle(throttled)
         # In a queue a newer attempt keeps the older one's turn; one that began goes on before all others.
         self._backlog.setdefault(run.agent_id)
         if began:
@@ -172,10 +177,15 @@ class Runner:
             held.attempt.answer(message.answer)
 
     async def on_throttle(self, throttle: AgentThrottle) -> None:
-        """Slows the calls of the attempt that is held. Not held: the next attempt's `agent.run` says its pace."""
+        """Slows the calls of the attempt that is held, or else of the agent's next one: these are different topics."""
         held = self._held.get(throttle.agent_id)
         if held is not None:
             held.attempt.throttle(throttle.api_calls_per_minute)
+            return
+        self._throttled[throttle.agent_id] = throttle.api_calls_per_minute
+        self._throttled.move_to_end(throttle.agent_id)
+        if len(self._throttled) > OVER_MAX_COUNT:
+            self._throttled.popitem(last=False)
 
     # Places
 
@@ -240,6 +250,8 @@ class Runner:
         self._backlog.pop(agent_id, None)
         if held.task is not None:
             held.task.cancel()
+        else:
+            held.attempt.drop()
 
     # Heartbeats
 
@@ -271,9 +283,11 @@ class Runner:
             log.warning("heartbeat %d is not known to be in the log: %s", self._heartbeats, error)
 
     async def keep_alive(self) -> None:
-        """Sends heartbeats until cancelled."""
+        """Sends heartbeats until cancelled, and has attempts that must wait tell of it."""
         while True:
             await self.heartbeat()
+            for held in self._held.values():
+                held.attempt.look()
             await self._services.time.sleep(HEARTBEAT_INTERVAL_S)
 
     # The end

@@ -184,6 +184,7 @@ def _spawned(view: PipelineView, data: pipeline.PipelineSpawned, event: CloudEve
     view.spawned = True
     view.tenant = event.tenant
     view.objective = data.plan.objective
+    view.model = data.plan.tasks[0].model or data.plan.model
     view.dedupe_key = data.dedupe_key
     view.parent_pipeline_id = data.parent_pipeline_id
     if data.diagnosed is not None:

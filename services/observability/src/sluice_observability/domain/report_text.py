@@ -39,15 +39,19 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     yield from _part("What happened")
     yield f"- Reason: {_text(report.reason)}"
     yield from (f"- {_clock(time_ms)} {told}" for time_ms, told in sorted(_told(summary)))
-    yield from _table(
-        "Errors",
-        ("count", "code", "agent", "first", "last", "detail"),
-        (
-            (str(one.count), one.code, one.agent_id or "", _clock(one.first_at_ms), _clock(one.last_at_ms), one.detail)
-            for one in summary.errors_by_type
-        ),
-        len(summary.errors_by_type),
-    )
+    for title, errors in (("Errors", summary.errors_by_type), ("What followed from them", summary.consequences)):
+        yield from _table(
+            title,
+            ("count", "code", "told by", "agent", "first", "last", "detail"),
+            (
+                (
+                    str(one.count), one.code, one.type, one.agent_id or "", _clock(one.first_at_ms),
+                    _clock(one.last_at_ms), one.detail,
+                )
+                for one in errors
+            ),
+            len(errors),
+        )  # fmt: skip
     said = [(one, detail) for one in summary.errors_by_type for detail in one.details if len(one.details) > 1]
     yield from _table(
         "What the errors said",
@@ -131,7 +135,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
 
 def _told(summary: handoff.HandoffSummary) -> Iterator[tuple[int, str]]:
     for alert in summary.alerts:
-        yield alert.raised_at_ms, f"breach: {_text(alert.detail)}"
+        yield alert.breached_at_ms, f"breach: {_text(alert.detail)}"
     if summary.revocation is not None:
         one = summary.revocation
         more = f"; {_text(one.detail)}" if one.detail else ""

@@ -27,6 +27,9 @@ DETAIL_MAX_CHARACTERS = 1_000
 AGENTS_AFFECTED_MAX_COUNT = 100
 """Named in the event; the report has all."""
 
+CONCLUDING = {"agent.failed": 1, "task.failed": 2}
+"""Events that tell again, each after those before it, what went wrong below: a call, an attempt, a task."""
+
 CODES_SHOWN_COUNT = 5
 """Kinds of errors in the one sentence, the most frequent."""
 
@@ -51,7 +54,8 @@ class Occasion:
 
 def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:
     """Makes the report on a pipeline as the read model has it."""
-    errors = _errors(view)
+    occurred, followed = occurrences(view)
+    errors = _errors(occurred)
     checkpoints = [(_checkpoint(one), one.agent_id) for one in view.agents.values()]
     newest = max(
         ((made, agent_id) for made, agent_id in checkpoints if made is not None),
@@ -63,8 +67,9 @@ def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:
     summary = handoff.HandoffSummary(
         text=sentence(view, occasion.reason),
         errors=sum(one.count for one in errors),
-        errors_by_code=dict(_by_code(view.errors.values())),
+        errors_by_code=dict(_by_code(occurred)),
         errors_by_type=errors,
+        consequences=_errors(followed),
         agents_affected=affected,
         last_checkpoint=newest[0],
         last_checkpoint_agent_id=newest[1],
@@ -87,9 +92,25 @@ def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:
     )
 
 
+def occurrences(view: PipelineView) -> tuple[list[ErrorsView], list[ErrorsView]]:
+    """Errors where they happened, and what followed from them: the same code of the same agent told by an event that
+    concludes, so that a call that failed is not counted again as its attempt's and its task's failure.
+    """
+    lowest: dict[tuple[str | None, str], int] = {}
+    for one in view.errors.values():
+        key, rank = (one.agent_id, one.code), CONCLUDING.get(one.type, 0)
+        lowest[key] = min(lowest.get(key, rank), rank)
+    occurred: list[ErrorsView] = []
+    followed: list[ErrorsView] = []
+    for one in view.errors.values():
+        is_first = CONCLUDING.get(one.type, 0) == lowest[one.agent_id, one.code]
+        (occurred if is_first else followed).append(one)
+    return occurred, followed
+
+
 def sentence(view: PipelineView, reason: str) -> str:
     """What went wrong, in one sentence."""
-    counted = _by_code(view.errors.values())
+    counted = _by_code(occurrences(view)[0])
     total = sum(counted.values())
     most = ", ".join(f"{code} {count}" for code, count in counted.most_common(CODES_SHOWN_COUNT))
     more = f", {len(counted) - CODES_SHOWN_COUNT} more kinds" if len(counted) > CODES_SHOWN_COUNT else ""
@@ -118,8 +139,8 @@ def _by_code(errors: Iterable[ErrorsView]) -> Counter[str]:
     return counted
 
 
-def _errors(view: PipelineView) -> tuple[handoff.ErrorsOfType, ...]:
-    found = sorted(view.errors.values(), key=lambda one: (-one.count, one.first_at_ms, one.code))
+def _errors(errors: Iterable[ErrorsView]) -> tuple[handoff.ErrorsOfType, ...]:
+    found = sorted(errors, key=lambda one: (-one.count, one.first_at_ms, one.code))
     return tuple(
         handoff.ErrorsOfType(
             code=one.code,
@@ -147,7 +168,7 @@ def _alert(one: AlertView) -> handoff.ReportedAlert:
         limit=one.limit,
         window_ms=one.window_ms,
         detail=_cut(one.detail, DETAIL_MAX_CHARACTERS),
-        raised_at_ms=one.raised_at_ms,
+        breached_at_ms=one.breached_at_ms,
         evidence=one.evidence,
     )
 

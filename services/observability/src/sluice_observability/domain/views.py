@@ -91,7 +91,7 @@ class TokenView:
 
 @dataclass(slots=True)
 class AlertView:
-    """A breach of a budget."""
+    """A breach of a budget. When its alert was raised stands in the log."""
 
     alert_id: str
     pipeline_id: str
@@ -105,7 +105,6 @@ class AlertView:
     window_ms: int
     detail: str
     breached_at_ms: int
-    raised_at_ms: int
     evidence: tuple[str, ...] = ()
 
 
@@ -195,6 +194,7 @@ class PipelineView:
     tenant: str
     spawned: bool = False
     objective: str = ""
+    model: str | None = None
     state: PipelineState = "SPAWNED"
     reason: str = ""
     problem: Problem | None = None

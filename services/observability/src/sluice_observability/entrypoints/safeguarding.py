@@ -190,6 +190,7 @@ async def diagnostic(
         report=known.report,
         markdown=known.markdown,
         artifacts=[one for task in view.tasks.values() for one in task.artifacts],
+        model=view.model,
     )
     work = api.commands.send(
         data, diagnostic_id, view.tenant, idempotency_key, traceparent(request), api.live.was_refused

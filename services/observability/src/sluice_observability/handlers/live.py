@@ -190,7 +190,7 @@ class Live:
                 continue
             news = self.model.apply(event)
             if at.topic == TOKEN_COMMANDS.name:
-                self.token_effects.command_seen((at.partition, at.offset), event)
+                self.token_effects.command_seen((at.partition, at.offset), event, self._living(event.subject))
                 continue
             if at.topic == PIPELINE_EVENTS.name:
                 self._hear(event)
@@ -203,6 +203,11 @@ class Live:
         if told:
             self._changed.set()
             self._changed = asyncio.Event()
+
+    def _living(self, pipeline_id: str) -> list[str]:
+        view = self.model.heard_of(pipeline_id)
+        tokens = () if view is None else view.tokens.values()
+        return [one.accessor for one in tokens if one.accessor is not None and one.ended_at_ms is None]
 
     def _keep(self, told: Told) -> None:
         self._kept.append(told)

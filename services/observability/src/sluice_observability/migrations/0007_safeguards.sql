@@ -51,7 +51,8 @@ CREATE VIEW token_lives
 )
 AS WITH told AS
 (
-    SELECT tenant, pipeline_id, event_time, type, agent_id, attempt, payload, JSONExtractString(payload, 'accessor') AS accessor
+    SELECT tenant, pipeline_id, event_time, type, agent_id, attempt, payload, JSONExtractString(payload, 'accessor') AS accessor,
+        ifNull(sequence, 0) AS number
     FROM events WHERE topic = 'token.events'
         OR (startsWith(topic, 'agent.events.') AND type = 'agent.grant_opened')
 ),
@@ -60,25 +61,35 @@ lives AS
     SELECT tenant, pipeline_id, accessor, anyIf(told.agent_id, type = 'token.granted') AS holder,
         anyIf(told.attempt, type = 'token.granted') AS of_attempt,
         anyIf(JSONExtractString(payload, 'parent_accessor'), type = 'token.granted') AS parent_accessor,
-        minIf(event_time, type = 'token.granted') AS granted_at,
+        minIf(event_time, type = 'token.granted') AS granted_at, minIf(told.number, type = 'token.granted') AS granted_by,
         minIf(event_time, type = 'agent.grant_opened') AS first_opened, countIf(type = 'agent.grant_opened') > 0 AS was_opened,
         countIf(type = 'token.renewed') AS renewals, max(JSONExtractUInt(payload, 'expires_at_ms')) AS expires_at_ms,
-        minIf(event_time, type = 'token.expired') AS first_expired, countIf(type = 'token.expired') > 0 AS has_expired,
         anyIf(JSONExtractUInt(payload, 'latency_ms'), type = 'token.granted') AS grant_ms
     FROM told WHERE accessor != ''
     GROUP BY tenant, pipeline_id, accessor HAVING countIf(type = 'token.granted') > 0
 ),
 ends AS
 (
-    SELECT tenant, pipeline_id, accessor, min(event_time) AS at, argMin(told.payload, event_time) AS revocation
-    FROM (SELECT * EXCEPT accessor, arrayJoin(JSONExtract(payload, 'accessors', 'Array(String)')) AS accessor FROM told WHERE type = 'token.revoked') AS told
-    GROUP BY tenant, pipeline_id, accessor
+    SELECT tenant, pipeline_id, agent_id,
+        if(type = 'token.expired', [accessor], JSONExtract(payload, 'accessors', 'Array(String)')) AS accessors,
+        JSONExtractUInt(payload, 'latency_ms') AS took_ms,
+        tuple(number, type, event_time, event_time - toIntervalMillisecond(took_ms), JSONExtractString(payload, 'reason'),
+            JSONExtractString(payload, 'detail'), JSONExtractString(payload, 'alert_id'), took_ms)
+            ::Tuple(number UInt64, type String, at DateTime64(3, 'UTC'), decided_at DateTime64(3, 'UTC'), reason String, detail String, alert_id String, took_ms UInt64) AS ending
+    FROM told WHERE type IN ('token.revoked', 'token.expired')
 ),
--- Of a pipeline with more tokens a revocation names a thousand, and means all.
+named AS
+(
+    SELECT tenant, pipeline_id, accessor, groupArray(ending) AS endings
+    FROM (SELECT tenant, pipeline_id, ending, arrayJoin(accessors) AS accessor FROM ends) GROUP BY tenant, pipeline_id, accessor
+),
+-- At most a thousand are named. These mean all that the pipeline had when they were decided; a stray's end means it alone.
 whole AS
 (
-    SELECT tenant, pipeline_id, max(event_time) AS at, argMax(told.payload, event_time) AS revocation
-    FROM told WHERE type = 'token.revoked' AND agent_id = '' GROUP BY tenant, pipeline_id
+    SELECT tenant, pipeline_id, groupArray(ending) AS endings
+    FROM ends WHERE ending.type = 'token.revoked' AND agent_id = '' AND ending.reason IN
+        ('manual', 'error_budget_exceeded', 'api_call_budget_exceeded', 'policy_violation', 'pipeline_ended', 'waiting')
+    GROUP BY tenant, pipeline_id
 ),
 asked AS
 (
@@ -87,22 +98,21 @@ asked AS
 )
 SELECT l.tenant AS tenant, l.pipeline_id AS pipeline_id, l.accessor AS accessor, l.holder AS agent_id, l.of_attempt AS attempt,
     l.parent_accessor AS parent_accessor,
-    multiIf(l.has_expired, 'expired', is_revoked, 'revoked', l.renewals > 0, 'renewed', 'granted') AS state,
+    multiIf(is_expired, 'expired', is_revoked, 'revoked', l.renewals > 0, 'renewed', 'granted') AS state,
     if(a.at = toDateTime64(0, 3, 'UTC'), NULL, a.at) AS requested_at, l.granted_at AS granted_at,
     if(l.was_opened, l.first_opened, NULL) AS opened_at, l.renewals AS renewals,
     fromUnixTimestamp64Milli(toInt64(least(l.expires_at_ms, 4102444800000)), 'UTC') AS expires_at,
-    if(is_revoked, ended_at, NULL) AS revoked_at, if(l.has_expired, l.first_expired, NULL) AS expired_at,
-    JSONExtractString(ending, 'reason') AS reason, JSONExtractString(ending, 'detail') AS detail,
-    JSONExtractString(ending, 'alert_id') AS alert_id, l.grant_ms AS grant_ms, JSONExtractUInt(ending, 'latency_ms') AS revoke_ms,
-    multiIf(l.has_expired, toUnixTimestamp64Milli(l.first_expired) - toUnixTimestamp64Milli(l.granted_at),
-        is_revoked, toUnixTimestamp64Milli(ended_at) - toUnixTimestamp64Milli(l.granted_at), NULL) AS lived_ms
+    if(is_revoked, l.ending.at, NULL) AS revoked_at, if(is_expired, l.ending.at, NULL) AS expired_at,
+    l.ending.reason AS reason, l.ending.detail AS detail, l.ending.alert_id AS alert_id, l.grant_ms AS grant_ms,
+    if(is_revoked, l.ending.took_ms, 0) AS revoke_ms,
+    if(is_expired OR is_revoked, toUnixTimestamp64Milli(l.ending.at) - toUnixTimestamp64Milli(l.granted_at), NULL) AS lived_ms
 FROM
 (
-    SELECT l.*, e.revocation != '' OR (w.revocation != '' AND w.at >= l.granted_at) AS is_revoked,
-        multiIf(e.revocation != '', e.revocation, is_revoked, w.revocation, '') AS ending,
-        if(e.revocation != '', e.at, w.at) AS ended_at
+    SELECT l.*,
+        arraySort(arrayConcat(n.endings, arrayFilter(one -> one.number > l.granted_by AND one.decided_at >= l.granted_at, w.endings)))[1] AS ending,
+        ending.type = 'token.expired' AS is_expired, ending.type = 'token.revoked' AS is_revoked
     FROM lives AS l
-    LEFT JOIN ends AS e ON e.tenant = l.tenant AND e.pipeline_id = l.pipeline_id AND e.accessor = l.accessor
+    LEFT JOIN named AS n ON n.tenant = l.tenant AND n.pipeline_id = l.pipeline_id AND n.accessor = l.accessor
     LEFT JOIN whole AS w ON w.tenant = l.tenant AND w.pipeline_id = l.pipeline_id
 ) AS l
 LEFT JOIN asked AS a ON a.tenant = l.tenant AND a.pipeline_id = l.pipeline_id AND a.agent_id = l.holder AND a.attempt = l.of_attempt
@@ -121,8 +131,8 @@ CREATE VIEW alerts
     allowed UInt64 COMMENT 'What was allowed, in the same unit.',
     window_ms UInt64 COMMENT 'The window.',
     evidence Array(String) COMMENT 'Ids of the signals that broke it, the last ones.',
-    breached_at DateTime64(3, 'UTC') COMMENT 'When what broke it happened.',
-    raised_at DateTime64(3, 'UTC') COMMENT 'When the alert was raised.',
+    breached_at DateTime64(3, 'UTC') COMMENT 'When what broke it happened, by the event that did; for no_progress, when its time was over.',
+    raised_at DateTime64(3, 'UTC') COMMENT 'When the alert was in Kafka. Its event_time is breached_at, so that told again it is the same.',
     detail String COMMENT 'For people.',
     revoked_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When the credentials that it is about were revoked; NULL where none were.'
 )
@@ -131,7 +141,7 @@ AS SELECT a.tenant AS tenant, a.pipeline_id AS pipeline_id, a.event_id AS alert_
     JSONExtractUInt(a.payload, 'observed') AS observed, JSONExtractUInt(a.payload, 'limit') AS allowed,
     JSONExtractUInt(a.payload, 'window_ms') AS window_ms, JSONExtract(a.payload, 'evidence', 'Array(String)') AS evidence,
     fromUnixTimestamp64Milli(toInt64(least(JSONExtractUInt(a.payload, 'breached_at_ms'), 4102444800000)), 'UTC') AS breached_at,
-    a.event_time AS raised_at, JSONExtractString(a.payload, 'detail') AS detail,
+    a.append_time AS raised_at, JSONExtractString(a.payload, 'detail') AS detail,
     if(r.found > 0, r.at, NULL) AS revoked_at
 FROM (SELECT * FROM events WHERE topic = 'alerts' AND type = 'alert.raised'
     AND (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM dead_letters)) AS a

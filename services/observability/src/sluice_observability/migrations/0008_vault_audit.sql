@@ -25,26 +25,27 @@ CREATE VIEW vault_audit
 )
 AS WITH used AS
 (
-    -- Not by way of events, which would look for repetitions among everything that ever was.
-    SELECT tenant, if(pipeline_id = 'installation', '', pipeline_id) AS pipeline, event_time, agent_id, attempt, payload, event_id,
-        JSONExtractString(payload, 'accessor') AS own_accessor, JSONExtractString(payload, 'token_hmac') AS hmac
+    -- Not by way of events, and repetitions are looked for by pipeline: a condition on it is pushed down below this.
+    SELECT tenant, pipeline_id, event_time, agent_id, attempt, payload, event_id,
+        JSONExtractString(payload, 'accessor') AS accessor, JSONExtractString(payload, 'token_hmac') AS hmac
     FROM log WHERE topic = 'vault.audit' AND type = 'vault.used'
         AND (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM dead_letters)
-    LIMIT 1 BY event_id
+    LIMIT 1 BY tenant, pipeline_id, event_id
 ),
--- Of a token that has ended Vault tells the HMAC and nothing else.
+-- Of a token that has ended Vault tells the HMAC and nothing else; so it stands with the installation's.
+unknown AS
+(
+    SELECT tenant, event_time, payload, event_id, hmac FROM used WHERE pipeline_id = 'installation' AND accessor = ''
+),
 known AS
 (
-    SELECT hmac, any(used.tenant) AS of_tenant, any(used.pipeline) AS of_pipeline, any(used.agent_id) AS of_agent,
-        any(used.attempt) AS of_attempt, any(used.own_accessor) AS of_accessor
-    FROM used WHERE hmac != '' AND own_accessor != '' GROUP BY hmac
+    SELECT tenant, pipeline_id, hmac, any(used.agent_id) AS of_agent, any(used.attempt) AS of_attempt,
+        any(used.accessor) AS of_accessor
+    FROM used WHERE hmac != '' AND accessor != '' AND hmac IN (SELECT hmac FROM unknown) GROUP BY tenant, pipeline_id, hmac
 )
-SELECT if(recognised, of_tenant, u.tenant) AS tenant, if(recognised, of_pipeline, pipeline) AS pipeline_id, event_time AS at,
-    if(recognised, of_agent, u.agent_id) AS agent_id, if(recognised, of_attempt, u.attempt) AS attempt,
+SELECT tenant, pipeline_id, event_time AS at, agent_id, attempt,
     JSONExtractString(payload, 'operation') AS operation, JSONExtractString(payload, 'path') AS path,
-    JSONExtractString(payload, 'outcome') AS outcome, JSONExtractString(payload, 'error') AS error,
-    if(recognised, of_accessor, own_accessor) AS accessor,
-    multiIf(own_accessor != '', 'token', recognised, 'earlier_use', '') AS known_by,
+    JSONExtractString(payload, 'outcome') AS outcome, JSONExtractString(payload, 'error') AS error, accessor, known_by,
     JSONExtractString(payload, 'made_accessor') AS made_accessor, hmac AS token_hmac,
     JSONExtractString(payload, 'display_name') AS display_name, JSONExtract(payload, 'policies', 'Array(String)') AS policies,
     JSONExtractString(payload, 'entity_id') AS entity_id, JSONExtractString(payload, 'mount_type') AS mount_type,
@@ -53,9 +54,20 @@ SELECT if(recognised, of_tenant, u.tenant) AS tenant, if(recognised, of_pipeline
     JSONExtractString(payload, 'request_id') AS request_id, event_id
 FROM
 (
-    SELECT used.*, known.* EXCEPT hmac, used.own_accessor = '' AND known.of_accessor != '' AS recognised
-    FROM used LEFT JOIN known ON known.hmac = used.hmac
-) AS u
+    SELECT tenant, pipeline_id, event_time, agent_id, attempt, accessor, if(accessor != '', 'token', '') AS known_by, hmac, payload, event_id
+    FROM used WHERE pipeline_id != 'installation'
+    UNION ALL
+    SELECT tenant, '' AS pipeline_id, event_time, agent_id, attempt, accessor, 'token' AS known_by, hmac, payload, event_id
+    FROM used WHERE pipeline_id = 'installation' AND accessor != ''
+    UNION ALL
+    SELECT k.tenant AS tenant, k.pipeline_id AS pipeline_id, u.event_time AS event_time, k.of_agent AS agent_id, k.of_attempt AS attempt,
+        k.of_accessor AS accessor, 'earlier_use' AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
+    FROM unknown AS u INNER JOIN known AS k ON k.hmac = u.hmac WHERE k.pipeline_id != 'installation'
+    UNION ALL
+    SELECT u.tenant AS tenant, '' AS pipeline_id, u.event_time AS event_time, k.of_agent AS agent_id, k.of_attempt AS attempt,
+        k.of_accessor AS accessor, if(k.of_accessor != '', 'earlier_use', '') AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
+    FROM unknown AS u LEFT JOIN known AS k ON k.hmac = u.hmac WHERE k.pipeline_id IN ('', 'installation')
+)
 COMMENT 'Every use of Vault, refused ones too, as its audit file tells.';
 
 CREATE VIEW vault_audit_faults
