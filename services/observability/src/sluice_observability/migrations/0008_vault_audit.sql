@@ -58,15 +58,19 @@ FROM
     FROM used WHERE pipeline_id != 'installation'
     UNION ALL
     SELECT tenant, '' AS pipeline_id, event_time, agent_id, attempt, accessor, 'token' AS known_by, hmac, payload, event_id
-    FROM used WHERE pipeline_id = 'installation' AND accessor != ''
+    FROM used WHERE used.pipeline_id = 'installation' AND accessor != ''
     UNION ALL
     SELECT k.tenant AS tenant, k.pipeline_id AS pipeline_id, u.event_time AS event_time, k.of_agent AS agent_id, k.of_attempt AS attempt,
         k.of_accessor AS accessor, 'earlier_use' AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
     FROM unknown AS u INNER JOIN known AS k ON k.hmac = u.hmac WHERE k.pipeline_id != 'installation'
     UNION ALL
-    SELECT u.tenant AS tenant, '' AS pipeline_id, u.event_time AS event_time, k.of_agent AS agent_id, k.of_attempt AS attempt,
-        k.of_accessor AS accessor, if(k.of_accessor != '', 'earlier_use', '') AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
-    FROM unknown AS u LEFT JOIN known AS k ON k.hmac = u.hmac WHERE k.pipeline_id IN ('', 'installation')
+    SELECT k.tenant AS tenant, '' AS pipeline_id, u.event_time AS event_time, k.of_agent AS agent_id, k.of_attempt AS attempt,
+        k.of_accessor AS accessor, 'earlier_use' AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
+    FROM unknown AS u INNER JOIN known AS k ON k.hmac = u.hmac WHERE k.pipeline_id = 'installation'
+    UNION ALL
+    SELECT u.tenant AS tenant, '' AS pipeline_id, u.event_time AS event_time, '' AS agent_id, toUInt32(0) AS attempt, '' AS accessor,
+        '' AS known_by, u.hmac AS hmac, u.payload AS payload, u.event_id AS event_id
+    FROM unknown AS u LEFT ANTI JOIN known AS k ON k.hmac = u.hmac
 )
 COMMENT 'Every use of Vault, refused ones too, as its audit file tells.';
 
