@@ -133,11 +133,12 @@ class GateWorld(spine.World):
 
     def _alarm(self, pipeline: str) -> None:
         """A breach, of whom it may be; or a person revokes."""
-        identity = derived_id("alert", pipeline, self._faulty.randrange(2))
+        number = self._faulty.randrange(2)
+        identity = derived_id("alert", pipeline, number)
         runs = [one for one in self._events(f"agent.tasks.{QUEUE}") if one.subject == pipeline]
         kind = self._faulty.choice(["revoke_pipeline", "throttle", "revoke_agent", "manual", "manual, one"])
         if kind == "manual":
-            self._say("token.commands", "operator", identity, pipeline, TokenRevoke())
+            self._say("token.commands", "operator", derived_id("command", pipeline, number), pipeline, TokenRevoke())
             return
         if kind == "manual, one":
             asked = [one.data for one in self._events("token.commands") if one.subject == pipeline]
@@ -255,8 +256,8 @@ class GateWorld(spine.World):
             assert run.grant == granted[run.agent_id, run.attempt].grant, "each attempt has its own"
         living = [one for one in self.store.tokens.values() if one.installation == INSTALLATION]
         assert living == [], "no pipeline lives any more, and no token"
-        commands = each_once(one for one in self._events("token.commands") if one.source == "operator")
-        check_people_are_answered(each_once(self._events("token.events")), commands)
+        commands = {one.id: one for one in self._events("token.commands") if one.source == "operator"}
+        check_people_are_answered(each_once(self._events("token.events")), list(commands.values()))
         self._check_ends()
 
     def _check_ends(self) -> None:
