@@ -165,7 +165,8 @@ def test_what_a_plan_says_of_a_pipeline_and_its_tasks(engine: ClickHouse) -> Non
     task = TaskSpec(id="look", objective="look at it", role="researcher", type="review")
     said = Plan(objective="o", tasks=(task,), labels={"team": "red"}, on_failure="carry_on", model="m9")
     teller = Teller("p1")
-    stored(engine, [teller.spawner(pipeline.PipelineSpawned(plan=said)), *spawning(Teller("p2"))])
+    bare = Teller("p2").spawner(pipeline.PipelineSpawned(plan=plan().model_copy(update={"model": None})))
+    stored(engine, [teller.spawner(pipeline.PipelineSpawned(plan=said)), bare])
     query = "SELECT labels, labels['team'], on_failure, model FROM pipelines ORDER BY pipeline_id"
     assert all_of(engine, query) == [({"team": "red"}, "red", "carry_on", "m9"), ({}, "", "fail_fast", "")]
     assert all_of(engine, "SELECT type FROM tasks ORDER BY pipeline_id") == [("review",), ("task",)]
