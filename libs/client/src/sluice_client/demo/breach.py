@@ -11,7 +11,7 @@ from sluice_client.client import Json, Sluice
 from sluice_client.demo.incident import shipped_directory
 from sluice_client.demo.story import Finding, Question
 from sluice_client.demo.telling import TENANT, Teller, in_time, plan_of
-from sluice_client.errors import InputInvalid
+from sluice_client.errors import InputInvalid, NotFound
 from sluice_client.following import follow
 from sluice_client.installation import Installation
 from sluice_client.sql import Sql
@@ -77,6 +77,7 @@ def break_a_budget(
 
     Raises:
         InputInvalid: The shipped example is not there.
+        NotFound: No diagnostic was spawned in time.
         TimedOut: One of both has not ended in time.
     """
     teller.chapter("A second pipeline breaks its error budget: more than five errors within a minute")
@@ -93,11 +94,23 @@ def break_a_budget(
             teller.event(event)
             reported = event if event["type"] == "handoff.reported" else reported
     teller.remark(f"revoked, handed off and FAILED after {time.monotonic() - began:.1f} s; a diagnostic finds out why")
-    ended = sluice.wait(diagnostic_id(TENANT, reported.get("id", "")), timeout_s=DIAGNOSTIC_TIMEOUT_S)
+    ended = _await_diagnostic(sluice, diagnostic_id(TENANT, reported.get("id", "")))
     _await_in_log(sql, accepted.pipeline_id)
     for question in QUESTIONS:
         teller.answer(question, sql.table(question.sql, {"id": accepted.pipeline_id}))
     return _findings(stack, sql, accepted.pipeline_id, ended["state"])
+
+
+def _await_diagnostic(sluice: Sluice, pipeline: str) -> Json:
+    """The spawner spawns it behind the end of the pipeline that it is about: for a moment it is not known."""
+    until = time.monotonic() + DIAGNOSTIC_TIMEOUT_S
+    while True:
+        try:
+            return sluice.wait(pipeline, timeout_s=DIAGNOSTIC_TIMEOUT_S)
+        except NotFound:
+            if time.monotonic() > until:
+                raise
+        time.sleep(LOOK_S)
 
 
 def _await_in_log(sql: Sql, pipeline: str) -> None:
