@@ -31,7 +31,7 @@ down: $(INSTALLED)  ## End a stack that runs in the background, or what is left 
 	@$(BIN)/sluice down
 
 test: $(INSTALLED) lint  ## Everything that must hold, on real Kafka and real ClickHouse.
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 soak: $(INSTALLED)  ## The long counts: hundreds of kills, thousands of seeds.
 	@$(BIN)/python -m tests.soak
