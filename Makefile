@@ -21,7 +21,7 @@ $(INSTALLED): requirements/dev.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=-e %)
 	@touch $@
 
-demo: $(INSTALLED)  ## Bring the stack up, run three agents on a real incident, kill a service in the middle, tell the story from SQL.
+demo: $(INSTALLED)  ## Bring the stack up, run agents on a real incident, kill a service, break an error budget, tell it all from SQL.
 	@$(BIN)/sluice demo
 
 up: $(INSTALLED)  ## Start the local stack in the foreground; Ctrl-C ends it.
@@ -30,7 +30,7 @@ up: $(INSTALLED)  ## Start the local stack in the foreground; Ctrl-C ends it.
 down: $(INSTALLED)  ## End a stack that runs in the background, or what is left of a killed one.
 	@$(BIN)/sluice down
 
-test: $(INSTALLED) lint  ## Everything that must hold, on real Kafka and real ClickHouse.
+test: $(INSTALLED) lint  ## Everything that must hold, on real Kafka, Vault and ClickHouse.
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 soak: $(INSTALLED)  ## The long counts: hundreds of kills, thousands of seeds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +40,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     folders = {part for item in session.items for part in item.path.parts}
     if folders & STARTS_VAULT and not session.config.option.collectonly and given_binary(os.environ) is None:
         ensure_program(cache_directory(), StepLines())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test has printed can travel to whoever shows it, lone surrogates and all."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

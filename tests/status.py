@@ -42,8 +42,7 @@ IN_PART = {
     "P9": "a task's own budget; no tree of budgets",
     "P10": "questions with options, deadline and default; no approvals, escalation, notification",
     "P12": "resume; no forks",
-    "P13": "limits of pipeline, installation, task and turns; no message timeout, for there are no messages yet; "
-    "`CoordinationFailed` has nobody to say it",
+    "P13": "limits of pipeline, installation, task and turns; no message timeout, for there are no messages yet",
     "P14": "every event has a tenant; no quotas, no fair scheduling, no isolation in HTTP or SQL",
     "A3": "created, busy, waiting, succeeded, error, terminated; no phases, progress, pause, hand-over, other names",
     "W1": "roles as files; the teams' roles are not shipped",

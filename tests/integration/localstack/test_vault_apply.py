@@ -224,7 +224,7 @@ def test_a_stack_starts_its_vault_before_its_services_and_restores_it(tmp_path: 
         assert VaultClient(login).list("auth/token/accessors")
         assert {check.name for check in stack.doctor()} >= {"vault", "vault program", "vault file modes"}
         assert all(check.ok for check in stack.doctor())
-        assert files.secret_id_file.parent == tmp_path / "credentials" / "vault"
+        assert files.secret_id_file.parent == tmp_path / "credentials" / "vault" / names.BROKER
         assert files.secret_id_file.stat().st_mode & 0o777 == 0o600
     assert stack.vault.pid is None
 

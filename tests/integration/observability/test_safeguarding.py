@@ -140,7 +140,7 @@ def test_what_is_denied_or_not_answered_is_said(
     wait_for("the pipeline", lambda: http.get("/runs/p9/status").status_code == 200)
     denied = http.post("/api/pipeline/revoke", **asked)
     assert (denied.status_code, denied.json()["type"]) == (422, "urn:sluice:problem:pipeline_ended")
-    assert cli.run(["revoke", "p9", "--wait", "--url", api.url]) == REFUSED
+    assert cli.run(["revoke", "p9", "--url", api.url]) == REFUSED
     assert "pipeline p9 has ended" in capsys.readouterr().err
     assert http.get("/api/pipeline/token?pipeline_id=p9").json()["items"] == [], "no credential was denied"
     broker.answers(lambda command: [])

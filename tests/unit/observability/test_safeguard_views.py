@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from sluice_contracts import codec, topics
-from sluice_contracts.messages.token import TokenExpired, TokenRevoked
+from sluice_contracts.messages.base import Problem
+from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenExpired, TokenRevoked
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.domain.secrets import by_strangers, clean_bytes
 from tests.unit.observability.breaches import FINDINGS, Safeguard, breach, diagnosing, handed_off
@@ -117,6 +120,21 @@ def test_the_story_of_a_breach(broken: tuple[ClickHouse, Teller]) -> None:
         "observability: handed off: error_budget_exceeded: 6 errors (provider_unavailable 6); 0 of 1 tasks succeeded",
     ):
         assert line in story, story
+
+
+@pytest.mark.covers("O2")
+def test_a_command_that_changed_nothing_is_told_and_no_error(engine: ClickHouse) -> None:
+    teller = Teller("p1")
+    problem = Problem(code="nothing_to_revoke", detail="it has no credentials")
+    broker = Safeguard(teller).broker
+    denied = [broker(TokenDenied(problem=problem, command=command)) for command in get_args(DeniedCommand)]
+    stored(engine, [*spawning(teller), *denied])
+    story = engine.rows("SELECT what FROM pipeline_story WHERE actor = 'vault-broker' ORDER BY position")
+    whose = "the pipeline: it has no credentials"
+    assert sorted(what for (what,) in story) == [
+        f"no credential for {whose}", f"renewal refused for {whose}", f"revocation refused for {whose}",
+    ]  # fmt: skip
+    assert engine.rows("SELECT type, code FROM errors") == [("token.denied", "nothing_to_revoke")], "the request's"
 
 
 @pytest.mark.covers("V7")

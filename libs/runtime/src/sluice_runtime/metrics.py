@@ -92,7 +92,9 @@ ORPHANS_FOUND = Counter("sluice_orphans_found_total", "Tokens that Vault knew an
 AUDIT_LINES = Counter("sluice_audit_lines_total", "Lines of Vault's audit file that were taken.", ("outcome",))
 AUDIT_BEHIND = Gauge("sluice_audit_behind_bytes", "What stands in Vault's audit files and is not taken yet.")
 SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
-SIGNALS_UNHEEDED = Counter("sluice_signals_unheeded_total", "Signals that came too late to count.", ("reason",))
+SIGNALS_UNHEEDED = Counter(
+    "sluice_signals_unheeded_total", "Signals that count for nothing: late, or of an agent too many.", ("reason",)
+)
 BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
 ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
 ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sluice_client.cli import options, output
-
-if TYPE_CHECKING:
-    from sluice_client.client import Accepted
-
-WaitS = Annotated[int, typer.Option("--wait-s", min=0, max=30, help="Seconds to wait for the effect; 0: do not.")]
 
 
 def tick(
@@ -19,7 +14,7 @@ def tick(
 ) -> None:
     """Have a pipeline looked at again now: what is due is done, what is lost is assigned again."""
     with options.client(url, data) as sluice:
-        _told(sluice.tick(pipeline_id), "will be looked at", as_json)
+        output.told(sluice.tick(pipeline_id), f"pipeline {pipeline_id} will be looked at", as_json)
 
 
 def answer(
@@ -28,7 +23,7 @@ def answer(
     question: Annotated[
         str | None, typer.Option("--question", metavar="ID", help="Which one, where several are pending.")
     ] = None,
-    wait_s: WaitS = 10,
+    wait_s: options.WaitS = 10,
     url: options.Url = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
@@ -47,13 +42,13 @@ def answer(
                 )
             question = next(iter(pending))
         accepted = sluice.answer(pipeline_id, question, text, wait_s=wait_s)
-        _told(accepted, "has the answer" if accepted.state else "will have the answer", as_json)
+        output.told(accepted, f"pipeline {pipeline_id} {'has' if accepted.state else 'will have'} the answer", as_json)
 
 
 def cancel(
     pipeline_id: options.PipelineId,
     reason: Annotated[str | None, typer.Option("--reason", help="Why; it stands in the terminal event.")] = None,
-    wait_s: WaitS = 10,
+    wait_s: options.WaitS = 10,
     url: options.Url = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
@@ -61,17 +56,9 @@ def cancel(
     """End a pipeline; its agents are stopped."""
     with options.client(url, data) as sluice:
         accepted = sluice.cancel(pipeline_id, reason=reason, wait_s=wait_s)
-        _told(accepted, f"is {accepted.state}" if accepted.state else "will end", as_json)
-
-
-def _told(accepted: Accepted, what: str, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if as_json:
-        output.data(asdict(accepted))
-    else:
-        durable = "" if accepted.state else "; the command is durable"
-        output.say(f"pipeline {accepted.pipeline_id} {what}{durable}")
+        output.told(
+            accepted, f"pipeline {pipeline_id} {f'is {accepted.state}' if accepted.state else 'will end'}", as_json
+        )
 
 
 def add_to(app: typer.Typer) -> None:

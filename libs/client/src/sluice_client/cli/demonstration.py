@@ -38,7 +38,8 @@ def demo(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show all of it on a real incident: agents, a service killed in the middle, the story from SQL, the report.
+    """Show all of it on a real incident: agents, a service killed in the middle, the story from SQL, the report; then
+    a pipeline that breaks its error budget, loses its credentials, is handed off and diagnosed.
 
     With OPENROUTER_API_KEY a live model answers. Exit code 1 if something that must hold does not.
     """
@@ -119,6 +120,9 @@ def _verdict(outcome: Outcome, teller: _Printer, directory: Path, seconds: float
     output.say(f"  {sluice} up --detach --data {shown}")
     output.say(f"  {sluice} watch {outcome.pipeline_id} --data {shown}")
     output.say(f"  {sluice} artifacts {outcome.pipeline_id} --save report --data {shown}")
+    if outcome.broken_id:
+        output.say(f"  {sluice} status {outcome.broken_id} --data {shown}")
+        output.say(f"  {sluice} handoff {outcome.broken_id} --data {shown}")
     output.say(f'  {sluice} sql "{query}" --data {shown}')
     output.say(f"  {sluice} down --data {shown}")
     output.say("Change a line in examples/incident/logs, or have another hour investigated:")

@@ -17,6 +17,7 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIRECTORY", help="Of the local stack [SLUICE_DATA_DIRECTORY; .sluice/stack]."),
 ]
+WaitS = Annotated[int, typer.Option("--wait-s", min=0, max=30, help="Seconds to wait for the effect; 0: do not.")]
 PipelineId = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.", show_default=False)]
 
 

@@ -7,11 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+
+    from sluice_client.client import Accepted
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal, or turn the direction of text: what agents and logs say must not do that."""
@@ -49,6 +52,14 @@ def data(value: Any) -> None:
 def data_line(value: Any) -> None:
     """One JSON document on one line."""
     print(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str), flush=True)
+
+
+def told(accepted: Accepted, what: str, as_json: bool) -> None:
+    """The answer to a command; where its effect was not waited for, or not seen in time, that it can't be lost."""
+    if as_json:
+        data(asdict(accepted))
+    else:
+        say(what if accepted.state else f"{what}; the command is durable")
 
 
 def raw(body: bytes) -> None:

@@ -12,47 +12,41 @@ import typer
 from sluice_client.cli import options, output
 
 if TYPE_CHECKING:
-    from sluice_client.client import Accepted, Json, Sluice
-
-WAIT_S = 30
-"""As long as the api lets one wait."""
+    from sluice_client.client import Json, Sluice
 
 DETAIL_MAX_CHARACTERS = 120
 USES_MAX_COUNT = 10_000
 """Who wants more asks by SQL."""
-
-Wait = Annotated[bool, typer.Option("--wait", help=f"Wait until it has happened, up to {WAIT_S} s.")]
 
 
 def revoke(
     pipeline_id: options.PipelineId,
     agent: Annotated[str | None, typer.Option("--agent", metavar="ID", help="Only this agent's.")] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Why; it stands in the event.")] = None,
-    wait: Wait = False,
+    wait_s: options.WaitS = 10,
     url: options.Url = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
     """End the credentials of a pipeline, which is then handed off and fails, or those of one agent."""
     with options.client(url, data) as sluice:
-        accepted = sluice.revoke(pipeline_id, agent_id=agent, reason=reason, wait_s=WAIT_S if wait else 0)
+        accepted = sluice.revoke(pipeline_id, agent_id=agent, reason=reason, wait_s=wait_s)
     whose = "the credentials of" if agent is None else f"the credentials of agent {agent} in"
-    _told(accepted, f"{whose} pipeline {pipeline_id}", ("are revoked", "will be revoked"), wait, as_json)
+    output.told(accepted, f"{whose} pipeline {pipeline_id} {'are' if accepted.state else 'will be'} revoked", as_json)
 
 
 def renew(
     pipeline_id: options.PipelineId,
-    wait: Wait = False,
+    wait_s: options.WaitS = 10,
     url: options.Url = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Renew all credentials of a pipeline now, and not only when it is their time."""
     with options.client(url, data) as sluice:
-        accepted = sluice.renew(pipeline_id, wait_s=WAIT_S if wait else 0)
-    _told(
-        accepted, f"the credentials of pipeline {pipeline_id}", ("are renewed", "will be renewed"), wait, as_json
-    )  # fmt: skip
+        accepted = sluice.renew(pipeline_id, wait_s=wait_s)
+    ends = "are" if accepted.state else "will be"
+    output.told(accepted, f"the credentials of pipeline {pipeline_id} {ends} renewed", as_json)
 
 
 def tokens(
@@ -146,16 +140,11 @@ def handoff(
     pipeline_id: options.PipelineId,
     new: Annotated[bool, typer.Option("--new", help="Have one written now; the pipeline goes on.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", metavar="WORD", help="With --new: why.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, which is the default.")] = False,
     url: options.Url = None,
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the newest handoff report on a pipeline: what a stranger needs to take it over."""
-    from sluice_client.errors import InputInvalid
-
-    if markdown and as_json:
-        raise InputInvalid("--markdown and --json: give one of them")
+    """Print the newest handoff report on a pipeline, in Markdown: what a stranger needs to take it over."""
     with options.client(url, data) as sluice:
         known = sluice.hand_off(pipeline_id, reason=reason) if new else _newest(sluice, pipeline_id)
         body = sluice.artifact(known["report" if as_json else "markdown"]["sha256"])
@@ -171,32 +160,22 @@ def diagnose(
     """Start a pipeline that finds out why another one failed."""
     with options.client(url, data) as sluice:
         accepted = sluice.diagnose(pipeline_id)
-    _told(
-        accepted, f"pipeline {accepted.pipeline_id}, which diagnoses it,", ("is there", "will be there"), True, as_json
-    )
+    follow = f"pipeline {accepted.pipeline_id} diagnoses it; follow it: sluice watch {accepted.pipeline_id}"
+    output.told(accepted, follow, as_json)
 
 
 def _newest(sluice: Sluice, pipeline_id: str) -> Json:
-    from sluice_client.errors import InputInvalid
+    from sluice_client.errors import NotFound
 
     reports = sluice.status(pipeline_id)["handoffs"]
     if not reports:
-        raise InputInvalid(
-            f"pipeline {pipeline_id} was not handed off; have a report written now: sluice handoff {pipeline_id} --new"
+        raise NotFound(
+            f"pipeline {pipeline_id} was not handed off; have a report written now: sluice handoff {pipeline_id} --new",
+            404,
+            {},
         )
     newest: Json = reports[-1]
     return newest
-
-
-def _told(accepted: Accepted, what: str, ends: tuple[str, str], waited: bool, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if as_json:
-        output.data(asdict(accepted))
-    elif waited and accepted.state:
-        output.say(f"{what} {ends[0]}")
-    else:
-        output.say(f"{what} {ends[1]}; the command is durable")
 
 
 def _clock(time_ms: int | None) -> str:

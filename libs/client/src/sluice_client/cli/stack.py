@@ -131,7 +131,7 @@ def doctor(data: options.Data = None, as_json: options.AsJson = False) -> None:
 def _service_checks(directory: Path) -> list[Check]:
     """The services of a stack that another process runs."""
     from sluice_client.installation import holder
-    from sluice_client.wiring import API, BROKER, MONITOR, RUNNER, SPAWNER, STORE
+    from sluice_client.wiring import API, AUDIT, BROKER, MONITOR, RUNNER, SPAWNER, STORE
     from sluice_localstack import Check
     from sluice_localstack.ports import stored_ports
 
@@ -139,7 +139,8 @@ def _service_checks(directory: Path) -> list[Check]:
         return []
     ports = stored_ports(directory)
     found = []
-    for name in (SPAWNER, BROKER, RUNNER, MONITOR, STORE, API):
+    followed = (AUDIT,) if AUDIT in ports else ()  # there is none where a given Vault's audit file can't be read here
+    for name in (SPAWNER, BROKER, *followed, RUNNER, MONITOR, STORE, API):
         ready, detail = _ready(ports[name]) if name in ports else (False, "has no port yet")
         log = directory / "logs" / f"{name}.log"
         found.append(Check(f"service {name}", ready, detail, "" if ready else f"read {log}"))

@@ -70,8 +70,10 @@ def break_a_budget(
     teller: Teller,
     *,
     timeout_s: float,
-) -> list[Finding]:
-    """Runs the pipeline that is meant to fail, and its diagnostic; tells what the log says; returns what must hold.
+) -> tuple[str, list[Finding]]:
+    """Runs the pipeline that is meant to fail, and its diagnostic; tells what the log says.
+
+    Returns its id, and what must hold.
 
     A scenario answers, whatever model the installation has: a live one might notice in time.
 
@@ -98,7 +100,7 @@ def break_a_budget(
     _await_in_log(sql, accepted.pipeline_id)
     for question in QUESTIONS:
         teller.answer(question, sql.table(question.sql, {"id": accepted.pipeline_id}))
-    return _findings(stack, sql, accepted.pipeline_id, ended["state"])
+    return accepted.pipeline_id, _findings(stack, sql, accepted.pipeline_id, ended["state"])
 
 
 def _await_diagnostic(sluice: Sluice, pipeline: str) -> Json:
@@ -138,6 +140,6 @@ def _findings(stack: LocalStack, sql: Sql, pipeline: str, diagnosed: str) -> lis
     ]
     if stack.vault is not None:
         living = set(stack.vault.admin().list("auth/token/accessors")) & accessors
-        asked = f"{len(accessors)} asked for, {len(living)} live"
+        asked = f"{len(accessors)} granted, {len(living)} live in Vault"
         findings.append(Finding("Vault knows none of its tokens any more", bool(accessors) and not living, asked))
     return findings

@@ -48,6 +48,7 @@ class Outcome:
         killed: The service that was killed, and its pid then.
         findings: What must hold, and whether it does.
         seconds: From the spawn to the terminal event.
+        broken_id: The pipeline that broke its error budget afterwards.
     """
 
     pipeline_id: str
@@ -56,6 +57,7 @@ class Outcome:
     truth: FirstError
     killed: tuple[str, int] | None
     findings: list[Finding] = field(default_factory=list)
+    broken_id: str = ""
 
     @property
     def holds(self) -> bool:
@@ -85,7 +87,7 @@ def demonstrate(
     truth = first_error(incident)
     emptied(directory)
     began = time.monotonic()
-    teller.chapter("A stack of its own: Kafka, Vault, ClickHouse, six processes")
+    teller.chapter("A stack of its own: Kafka, Vault, ClickHouse and the services")
     with running_stack(_settings(directory), progress) as (stack, installation):
         teller.remark(f"ready after {time.monotonic() - began:.1f} s; api {installation.api_url}")
         with Sluice(installation.needed_api_url(), tenant=TENANT) as sluice, Sql.of(installation) as sql:
@@ -116,7 +118,8 @@ def demonstrate(
                 outcome.findings.append(
                     Finding(f"{victim} was killed in the middle", False, "the pipeline was too short")
                 )
-            outcome.findings += break_a_budget(stack, installation, sluice, sql, teller, timeout_s=timeout_s)
+            outcome.broken_id, findings = break_a_budget(stack, installation, sluice, sql, teller, timeout_s=timeout_s)
+            outcome.findings += findings
     return outcome
 
 

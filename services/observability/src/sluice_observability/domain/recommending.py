@@ -67,7 +67,7 @@ def _tools(view: PipelineView, reason: str) -> RecommendedAction | None:
     again = max(said.values()) > 1
     return RecommendedAction(
         code="mend_tool_calls",
-        text="Look at what these calls of tools asked for, and lay it in, or correct the plan that has it asked for"
+        text="Look at what these tool calls asked for: add it to the plan's inputs, or correct what has it asked for"
         + (": the same call failed again and again, and will." if again else "."),
         because=_named([f"{count} × {detail}" for detail, count in said.most_common()]),
     )
@@ -134,12 +134,12 @@ def _go_on(view: PipelineView, reason: str) -> RecommendedAction | None:
     if not left:
         return None
     done = [one for one in view.tasks.values() if one.status == "succeeded"]
-    given = " Give them the artifacts of the tasks that succeeded as inputs." if done else ""
+    given = " Remove the tasks that succeeded, and give their artifacts to the others as inputs." if done else ""
     return RecommendedAction(
         code="start_again",
-        text="Start a new pipeline with the tasks that are left: the report's commands take the plan from the log."
+        text="Start a new pipeline for the tasks that are left: the report's commands take the plan from the log."
         f"{given} The agents' last turns say what they had found.",
-        because=_named(left),
+        because=f"{_named(left)} did not succeed",
     )
 
 
@@ -175,9 +175,11 @@ def _commands(view: PipelineView, agents: Sequence[str]) -> Iterator[Command]:
             f" WHERE agent_id = '{agent_id}' ORDER BY turn DESC LIMIT 3\"",
         )
     mend = "mend what broke it"
+    if any(one.status == "succeeded" for one in view.tasks.values()):
+        mend += ", remove the tasks that succeeded"
     if any(one.artifacts for one in view.tasks.values()):
         yield Command(purpose="What the tasks have left, as files", command=f"sluice artifacts {name} --save found")
-        mend += ", take out what is done, and add `found` to its inputs"
+        mend += ", add `found` to its inputs"
     yield Command(
         purpose=f"The plan: {mend}",
         command="sluice sql --format TSVRaw \"SELECT JSONExtractRaw(payload, 'plan') FROM events"

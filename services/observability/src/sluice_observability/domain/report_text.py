@@ -35,7 +35,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     if report.recommended_actions:
         yield from _part("Recommended actions")
     for number, action in enumerate(report.recommended_actions, 1):
-        yield f"{number}. {_text(action.text)} ({_text(action.because)})"
+        yield f"{number}. {_text(action.text)} Because: {_text(action.because)}"
     yield from _part("What happened")
     yield f"- Reason: {_text(report.reason)}"
     yield from (f"- {_clock(time_ms)} {told}" for time_ms, told in sorted(_told(summary)))
@@ -65,10 +65,11 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     progress = context.progress
     counted = ", ".join(f"{count} {status}" for status, count in sorted(progress.by_status.items()))
     used = progress.usage
+    done = f"{_count(progress.tasks, 'task')} ({counted}), {_count(progress.turns, 'turn')}"
     yield (
-        f"{progress.tasks} tasks ({counted}), {progress.turns} turns, {used.input_tokens} tokens in, "
-        f"{used.output_tokens} out, {used.cost_usd:.4f} US dollars. State {context.state}"
-        + (f": {_text(context.state_reason)}." if context.state_reason else ".")
+        f"{done}, {used.input_tokens} tokens in, {used.output_tokens} out, {used.cost_usd:.4f} US dollars. "
+        f"The pipeline was {context.state}"
+        + (f" ({_text(context.state_reason)})." if context.state_reason else ".")
     )
     yield from _table(
         "Tasks",
@@ -141,7 +142,7 @@ def _told(summary: handoff.HandoffSummary) -> Iterator[tuple[int, str]]:
         more = f"; {_text(one.detail)}" if one.detail else ""
         yield (
             one.revoked_at_ms,
-            f"credentials revoked ({_text(one.reason)}): {len(one.accessors)} named{more}",
+            f"{_count(len(one.accessors), 'credential')} revoked ({_text(one.reason)}){more}",
         )
     if summary.last_checkpoint is not None:
         made, agent_id = summary.last_checkpoint, summary.last_checkpoint_agent_id or ""
@@ -173,6 +174,10 @@ def _text(value: str, most: int | None = None) -> str:
     if most is not None and len(line) > most:
         line = line[: most - 1] + "…"
     return _MARKUP.sub(r"\\\1", line)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _said(problem: Problem | None) -> str:

@@ -112,5 +112,6 @@ AS SELECT tenant, pipeline_id, event_time, type,
 FROM events
 WHERE (topic IN ('pipeline.events', 'token.events', 'alerts', 'signals') OR startsWith(topic, 'agent.events.')) AND code != ''
     AND type != 'agent.attempt_refused'
+    AND NOT (type = 'token.denied' AND JSONExtractString(payload, 'command') IN ('token.revoke', 'token.renew'))
     AND (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM dead_letters)
-COMMENT 'Events that carry a problem; errors and violations that were reported; breaches of budgets. What is said of refused attempts is counted in agents.messages_refused.';
+COMMENT 'Events that carry a problem; errors and violations that were reported; breaches of budgets. Refused attempts are counted in agents.messages_refused; a command about credentials that changed nothing is no error.';

@@ -54,7 +54,7 @@ FROM
             type = 'token.revoke', concat('asks to revoke the credentials of ', holder, ': ', reason, if(detail = '', '', concat(', ', detail))),
             type = 'token.renew', 'asks to renew all credentials',
             type = 'token.granted', concat('credential ', JSONExtractString(payload, 'accessor'), ' granted to ', holder, ' in ', toString(JSONExtractUInt(payload, 'latency_ms')), ' ms'),
-            type = 'token.denied', concat('no credential for ', holder, ': ', problem),
+            type = 'token.denied', concat(multiIf(JSONExtractString(payload, 'command') = 'token.revoke', 'revocation refused for ', JSONExtractString(payload, 'command') = 'token.renew', 'renewal refused for ', 'no credential for '), holder, ': ', problem),
             type = 'token.renewed', concat('credential ', JSONExtractString(payload, 'accessor'), ' of ', holder, ' renewed'),
             type = 'token.revoked', concat('credentials of ', holder, ' revoked (', toString(JSONLength(payload, 'accessors')), ' named): ', reason, if(detail = '', '', concat(', ', detail))),
             type = 'token.expired', concat('credential ', JSONExtractString(payload, 'accessor'), ' of ', holder, ' expired'),

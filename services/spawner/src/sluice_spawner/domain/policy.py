@@ -82,11 +82,13 @@ class SpawnerPolicy:
     """An agent that waits for a person for longer gives its credential up, and gets another when it goes on (V1)."""
 
     diagnostic_depth_max: int = 1
-    """1: a pipeline that lost its credentials is diagnosed, a diagnostic that did is not; 2: that is too (O6)."""
+    """0: nothing is diagnosed unasked; 1: a pipeline that lost its credentials is, a diagnostic that did is not; 2:
+    that is too (O6)."""
 
     finished_retention_s: int = 8 * 86_400
-    """How long a finished pipeline is known, so that a second spawn meets the first. It must exceed the retention of
-    `pipeline.commands` (7 days): a command that is read again must not start what has ended."""
+    """How long a finished pipeline is known, so that a second spawn meets the first. Longer than commands and signals
+    are kept (7 days), and than the monitor remembers what it told of it: a command that is read again must not start
+    what has ended, nor another life of an id inherit what was told of the last."""
 
 
 @dataclass(frozen=True, slots=True)
