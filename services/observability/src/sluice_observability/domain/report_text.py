@@ -68,8 +68,7 @@ def _lines(report: handoff.HandoffReport) -> Iterator[str]:
     done = f"{_count(progress.tasks, 'task')} ({counted}), {_count(progress.turns, 'turn')}"
     yield (
         f"{done}, {used.input_tokens} tokens in, {used.output_tokens} out, {used.cost_usd:.4f} US dollars. "
-        f"The pipeline was {context.state}"
-        + (f" ({_text(context.state_reason)})." if context.state_reason else ".")
+        f"The pipeline was {context.state}" + (f" ({_text(context.state_reason)})." if context.state_reason else ".")
     )
     yield from _table(
         "Tasks",
