@@ -1,4 +1,4 @@
-"""One installation for all faults, on small disks that a test can fill; and one for those of the gate."""
+"""An installation for a file's faults, on small disks that a test can fill; and one for those of the gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISK_MIB = 192
 """Of ClickHouse, and of the artifacts: more than all of these tests write, and filled in a moment."""
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def small_disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data directory; where mounting is allowed, ClickHouse and artifacts are on file systems of their own."""
     directory = tmp_path_factory.mktemp("faults")
@@ -34,13 +34,13 @@ def small_disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def installation(small_disks: Path) -> Iterator[Installation]:
     with Installation(small_disks, SETTINGS) as running:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     with Gate(tmp_path_factory.mktemp("gate"), GATE_SETTINGS) as running:
         yield running

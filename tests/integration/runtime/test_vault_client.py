@@ -128,11 +128,15 @@ FAULTS: dict[str, tuple[bytes, type[Exception], str]] = {
     "proxy": (errors(502), VaultAway, "x: "),
     "sealed": (errors(503, "Vault is sealed"), VaultAway, "sealed"),
     "proxy's time": (errors(504), VaultAway, "x: "),
-    "page": (b"HTTP/1.1 200 X\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>", VaultAway, "not Vault's"),
+    "page": (b"HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 6\r\n\r\n<html>", VaultAway, "not Vault's"),
     "list": (http(200, []), VaultAway, "not Vault's"),
     "odd error": (http(500, []), VaultAway, "not Vault's"),
     "odd errors": (http(500, {"errors": [17]}), VaultAway, "not Vault's"),
-    "redirect": (b"HTTP/1.1 307 X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", VaultAway, "307"),
+    "redirect": (
+        b"HTTP/1.1 307 X\r\nconnection: close\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+        VaultAway,
+        "307",
+    ),
     "garbage": (b"SSH-2.0-OpenSSH_9.6\r\n", VaultAway, "reached"),
     "cut": (b"", VaultAway, "reached"),
 }
