@@ -50,9 +50,11 @@ class RealVault:
     def vault(self) -> HvacVault:
         return HvacVault(self.place())
 
-    def grant(self, queue: str, context: str, ttl: str = "1h") -> tuple[str, str]:
+    def grant(
+        self, queue: str, context: str, ttl: str = "1h", *, policy: str = names.PIPELINE_POLICY
+    ) -> tuple[str, str]:
         """Seals a new agent's token; returns the ciphertext and the token."""
-        made = self.root().auth.token.create(policies=[names.PIPELINE_POLICY], no_default_policy=True, ttl=ttl)
+        made = self.root().auth.token.create(policies=[policy], no_default_policy=True, ttl=ttl)
         token = made["auth"]["client_token"]
         return self.seal(queue, context, token), token
 

@@ -19,6 +19,7 @@ import pytest
 from sluice_agent_runner.adapters.vault import HvacVault
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import TokenUnknown, Vault, VaultAway, VaultRefused
+from sluice_runtime.vault import names
 from sluice_runtime.vault.client import VaultPlace
 from tests.integration.agent_runner.real_vault import RealVault
 from tests.unit.agent_runner.vault_double import VaultDouble
@@ -116,16 +117,14 @@ def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
 
 
 def test_what_a_policy_forbids_is_not_taken_for_a_revocation(real: RealVault) -> None:
-    sealed, _ = real.grant("q", CONTEXT)
-    elsewhere = HvacVault(real.place(), "secret/data/others")
+    sealed, _ = real.grant("q", CONTEXT, policy=names.PARENT_POLICY)
 
-    async def misled() -> None:
-        token = await elsewhere.open_grant("q", CONTEXT, sealed)
-        with pytest.raises(VaultRefused, match="secret/data/others/openrouter"):
-            await elsewhere.read_key(token, "openrouter")
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        with pytest.raises(VaultRefused, match="secret/data/api-keys/openrouter"):
+            await vault.read_key(token, "openrouter")
 
-    asyncio.run(misled())
-    elsewhere.close()
+    asks(real, scenario)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def put_api_key(client: VaultClient, provider: str, key: str) -> str:
     """
     if not _KEY_NAME.fullmatch(provider):
         raise InputInvalid(f"{provider[:80]!r} is no provider's name; take lower-case letters, digits, '-' and '_'")
-    path = f"{names.KV_MOUNT}/data/api-keys/{provider}"
+    path = f"{names.API_KEYS_PATH}/{provider}"
     found = client.read(path)
     present = None if found is None else found["data"]["data"]
     if present is not None and present.get(names.API_KEY_FIELD) == key:

@@ -141,7 +141,7 @@ def _vault(
 ) -> PatientVault | None:
     place = settings.vault()
     if vault is None and place is not None:
-        vault = real = HvacVault(place, settings.vault_api_keys_path)
+        vault = real = HvacVault(place)
         opened.callback(real.close)
 
     def told(why: str | None) -> None:

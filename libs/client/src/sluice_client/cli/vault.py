@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sluice_client.cli import options, output
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Vault: its policies, roles and keys as the table says, and the models' keys.", no_args_is_help=True
@@ -113,7 +110,7 @@ def put_key(
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, member `api_key`.
+    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, field `api_key`.
 
     The key comes by a file or by standard input, never by the command line, which every user of a machine can read.
     """

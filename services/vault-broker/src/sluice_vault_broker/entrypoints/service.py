@@ -30,7 +30,9 @@ async def run(settings: BrokerSettings, stop: asyncio.Event) -> None:
         client_id=settings.instance_id,
         session_timeout_ms=settings.session_timeout_ms,
     )
-    vault = HvacVault(Connection(settings.vault()), installation=settings.topic_prefix)
+    place = settings.vault()
+    assert place is not None, "its settings are required"
+    vault = HvacVault(Connection(place), installation=settings.topic_prefix)
     async with broker, serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port):
         service = VaultBroker(settings, broker, SystemClock(), metrics, vault)
 
