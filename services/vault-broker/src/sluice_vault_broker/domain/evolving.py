@@ -132,7 +132,12 @@ def _add_agent(view: View, agent_id: str, entity: AgentEntity) -> None:
 
 
 def _set_retention(view: View, fact: Fact, policy: BrokerPolicy) -> None:
-    view.set_timer(RETENTION_TIMER, fact.time_ms + policy.retention_s * 1_000, fact.tenant)
+    _set_timer(view, RETENTION_TIMER, fact.time_ms + policy.retention_s * 1_000, fact)
+
+
+def _set_timer(view: View, name: str, due_at_ms: int, fact: Fact) -> None:
+    """Its generation is the time at which it is due."""
+    view.set_timer(name, due_at_ms, due_at_ms, fact.tenant)
 
 
 # Tokens
@@ -212,7 +217,7 @@ def _looked(view: View, message: facts.TokenLooked, fact: Fact, policy: BrokerPo
 def _set_token_timer(view: View, entity: TokenEntity, fact: Fact, policy: BrokerPolicy) -> None:
     renewal_ms = renewal_due_ms(entity, policy)
     due_at_ms = expiry_told_ms(entity) if renewal_ms is None else min(renewal_ms, expiry_told_ms(entity))
-    view.set_timer(token_timer(entity.agent_id), due_at_ms, fact.tenant)
+    _set_timer(view, token_timer(entity.agent_id), due_at_ms, fact)
 
 
 def _lost(view: View, message: facts.TokenLost, fact: Fact, policy: BrokerPolicy) -> None:
