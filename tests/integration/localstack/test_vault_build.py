@@ -47,7 +47,11 @@ def test_it_is_built_once_and_nothing_else_is_kept(tmp_path: Path, monkeypatch: 
     reports: list[Progress] = []
     cache = tmp_path / "cache"
     program = ensure_program(cache, reports.append, go)
-    assert program == program_path(cache) == ensure_program(cache, reports.append, Path("/never/called"))
+    assert (
+        program
+        == program_path(cache)
+        == ensure_program(cache, reports.append, Path("/never/called"), free_least_bytes=1 << 60)
+    )
     assert program.read_text() == "program"
     assert stat.S_IMODE(program.stat().st_mode) == 0o700
     assert calls.read_text().split() == ["list", "build"]
@@ -106,10 +110,9 @@ def test_a_killed_build_is_ended_and_begun_anew(tmp_path: Path) -> None:
     assert not runs(pids[1])
 
 
-def test_too_little_room_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "FREE_LEAST_BYTES", 1 << 60)
+def test_too_little_room_is_told_before(tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="GiB free"):
-        ensure_program(tmp_path, silent, Path("/never/called"))
+        ensure_program(tmp_path, silent, Path("/never/called"), free_least_bytes=1 << 60)
 
 
 @pytest.mark.covers("D4")
