@@ -26,14 +26,11 @@ from sluice_observability.domain.budget_state import Pipeline, Signal, decode, e
 from sluice_observability.domain.budgets import due, next_look_ms, observe, settle, tenant_of
 from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.refusals import DeadLetterOffice, Refused
-from sluice_observability.ports import Change, StateTable
+from sluice_observability.ports import STEP_MAX_RECORDS, Change, StateTable
 from sluice_runtime.broker import Broker, TopicPartition
 from sluice_runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
-
-STEP_MAX_RECORDS = 1_000
-"""Records of one step: some hundred kilobytes of state, written in a few milliseconds."""
 
 STEP_MAX_LOOKS = 1_000
 """Timers that one step looks at."""

@@ -8,9 +8,9 @@ from sluice_runtime.deciding import EntityView
 from sluice_vault_broker.domain.state import (
     AgentEntity,
     AgentsEntity,
+    DecidedCommandsEntity,
     FinishedPipeline,
     PipelineEntity,
-    RefusalsEntity,
     RevocationEntity,
     TokenEntity,
 )
@@ -43,11 +43,11 @@ class View(EntityView):
         """Writes or deletes what remains of the pipeline."""
         self._put("finished", entity)
 
-    def refusals(self) -> RefusalsEntity:
+    def decided_commands(self) -> DecidedCommandsEntity:
         """The commands that are remembered by their ids."""
-        return self._find("refusals", RefusalsEntity) or RefusalsEntity()
+        return self._find("refusals", DecidedCommandsEntity) or DecidedCommandsEntity()
 
-    def put_refusals(self, entity: RefusalsEntity | None) -> None:
+    def put_decided_commands(self, entity: DecidedCommandsEntity | None) -> None:
         """Writes or deletes the commands that are remembered by their ids."""
         self._put("refusals", entity)
 
