@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hvac
 
-from sluice_agent_runner.adapters.vault import HvacVault
+from sluice_agent_runner.adapters.vault import VaultApi
 from sluice_localstack import Provisioning, VaultCredentials, VaultServer, vault_table
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import VaultPlace
@@ -47,8 +47,8 @@ class RealVault:
         files = self.credentials.files(names.RUNNER)
         return VaultPlace(self.url, files.role_id_file, files.secret_id_file)
 
-    def vault(self) -> HvacVault:
-        return HvacVault(self.place())
+    def vault(self) -> VaultApi:
+        return VaultApi(self.place())
 
     def grant(
         self, queue: str, context: str, ttl: str = "1h", *, policy: str = names.PIPELINE_POLICY

@@ -33,7 +33,7 @@ _KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class VaultPlace:
+class TargetVault:
     """A given Vault, or that of the local stack.
 
     Attributes:
@@ -48,7 +48,7 @@ class VaultPlace:
     @classmethod
     def find(
         cls, directory: Path, environment: Mapping[str, str] | None = None, keys: Path | None = None
-    ) -> VaultPlace:
+    ) -> TargetVault:
         """The Vault of VAULT_ADDR, else that of the stack in the directory.
 
         Args:

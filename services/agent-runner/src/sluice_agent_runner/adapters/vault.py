@@ -26,7 +26,7 @@ SECRET_MAX_CHARACTERS = 4_096
 T = TypeVar("T")
 
 
-class HvacVault:
+class VaultApi:
     """See `ports.Vault`. Close it when done.
 
     Args:

@@ -11,7 +11,7 @@ from sluice_runtime.kafka.broker import KafkaBroker
 from sluice_runtime.metrics import Metrics
 from sluice_runtime.processor.running import RESTORED, run_parts
 from sluice_runtime.vault.client import Connection
-from sluice_vault_broker.adapters.hvac_vault import HvacVault
+from sluice_vault_broker.adapters.vault import VaultApi
 from sluice_vault_broker.bootstrap import SERVICE, VaultBroker
 from sluice_vault_broker.settings import BrokerSettings
 
@@ -28,7 +28,7 @@ async def run(settings: BrokerSettings, stop: asyncio.Event) -> None:
     )
     place = settings.vault()
     assert place is not None, "its settings are required"
-    vault = HvacVault(Connection(place), installation=settings.topic_prefix)
+    vault = VaultApi(Connection(place), installation=settings.topic_prefix)
     async with broker, serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port):
         service = VaultBroker(settings, broker, SystemClock(), metrics, vault)
         await run_parts(
