@@ -6,11 +6,9 @@ from sluice_contracts.ids import derived_id
 from sluice_runtime.deciding import EntityView
 from sluice_spawner.domain.state import (
     AgentEntity,
-    ClaimEntity,
     FinishedPipeline,
     PipelineEntity,
     PlanEntity,
-    PoolEntity,
     QuestionEntity,
     RefusalsEntity,
     RequestEntity,
@@ -18,6 +16,7 @@ from sluice_spawner.domain.state import (
     TaskEntity,
     TaskSpecEntity,
 )
+from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
 
 
 class View(EntityView):
