@@ -20,7 +20,7 @@ from sluice_localstack.vault.table import vault_table
 from sluice_runtime.clock import Clock
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import Connection, VaultPlace
-from sluice_vault_broker.adapters.hvac_vault import HvacVault
+from sluice_vault_broker.adapters.vault import VaultApi
 from sluice_vault_broker.ports import Label, Minted, TokenUnknown, VaultAway, VaultRefused
 
 CANARY = "hvs.CANARY"
@@ -246,8 +246,8 @@ class RealVault:
         files = self.credentials.files(names.BROKER)
         return VaultPlace(self.server.address.url, files.role_id_file, files.secret_id_file, **more)  # type: ignore[arg-type]
 
-    def connect(self, installation: str) -> HvacVault:
-        return HvacVault(Connection(self.place()), installation)
+    def connect(self, installation: str) -> VaultApi:
+        return VaultApi(Connection(self.place()), installation)
 
     def environment(self) -> Mapping[str, str]:
         """What the broker's process is told."""

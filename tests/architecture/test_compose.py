@@ -69,6 +69,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def known_to(name: str) -> set[str]:
+    """The variables that a service reads."""
+    return {f"{PREFIX}{field.upper()}" for field in SETTINGS[name].model_fields}
+
+
 def interpolated(value: str) -> str:
     """As Compose does it where no variable is set but the user's."""
     return re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda found: found[2] or "", value)
@@ -167,6 +172,7 @@ def test_a_service_is_told_what_the_local_stack_tells_it(name: str, local: dict[
     if name == "api":  # all parts of an address stand in one URL
         given |= {"SLUICE_SQL_USER", "SLUICE_SQL_DATABASE"} if "SLUICE_SQL_URL" in given else set()
         given |= {"SLUICE_SQL_READONLY"}  # true by default, and Compose's reader may be asked so
+    assert set(local[name].environment) <= known_to(name)
     assert set(local[name].environment) - given <= DEFAULT_IN_AN_IMAGE
 
 
@@ -208,8 +214,7 @@ def test_no_secret_stands_in_the_environment(name: str) -> None:
 def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None:
     service, settings = SERVICES[name], SETTINGS[name]
     given = {key: interpolated(value) for key, value in service["environment"].items()}
-    known = {f"{PREFIX}{field.upper()}" for field in settings.model_fields}
-    assert set(given) <= known
+    assert set(given) <= known_to(name)
     found = settings(**{key.removeprefix(PREFIX).lower(): value for key, value in given.items() if value})  # type: ignore[arg-type]
     assert (found.http_host, found.http_port) == ("0.0.0.0", 8080)
     assert "http://127.0.0.1:8080/readyz" in service["healthcheck"]["test"][-1]
@@ -226,10 +231,11 @@ def test_a_service_knows_every_variable_and_can_use_its_value(name: str) -> None
 def test_roles_queues_and_the_limit_of_agents_reach_whom_they_concern() -> None:
     """A queue is known to three: who makes its topics, who hands its tasks out, who takes them."""
     for name in ("spawner", "agent-runner"):
-        environment = SERVICES[name]["environment"]
-        folder = environment["SLUICE_ROLES_DIRECTORIES"]
+        folder = SERVICES[name]["environment"]["SLUICE_ROLES_DIRECTORIES"]
         assert ("./deploy/compose/data/roles", folder) in mounts_of(SERVICES[name])
-        assert environment["SLUICE_QUEUES"] == "${SLUICE_QUEUES:-default}"
+    for name in SETTINGS:
+        if "SLUICE_QUEUES" in known_to(name):
+            assert SERVICES[name]["environment"]["SLUICE_QUEUES"] == "${SLUICE_QUEUES:-default}"
     assert interpolated(SERVICES["spawner"]["environment"]["SLUICE_MAX_AGENTS"]) == "50"
     command = SERVICES["topics"]["command"]
     assert command[command.index("--roles") + 1] == folder

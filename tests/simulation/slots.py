@@ -10,7 +10,8 @@ from sluice_runtime.deciding import Entity
 from sluice_runtime.memory import MemoryLog
 from sluice_runtime.processor import journal
 from sluice_runtime.processor.journal import Claim, EntityCodec
-from sluice_spawner.domain.state import ENTITY_TYPE, ClaimEntity, PipelineEntity, PoolEntity
+from sluice_spawner.domain.state import ENTITY_TYPE, PipelineEntity
+from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
 
 POOL = "installation/pool"
 Appended = tuple[int, int, bytes]

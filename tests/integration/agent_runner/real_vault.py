@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hvac
 
-from sluice_agent_runner.adapters.vault import HvacVault
+from sluice_agent_runner.adapters.vault import VaultApi
 from sluice_localstack import Provisioning, VaultCredentials, VaultServer, vault_table
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import VaultPlace
@@ -47,12 +47,14 @@ class RealVault:
         files = self.credentials.files(names.RUNNER)
         return VaultPlace(self.url, files.role_id_file, files.secret_id_file)
 
-    def vault(self) -> HvacVault:
-        return HvacVault(self.place())
+    def vault(self) -> VaultApi:
+        return VaultApi(self.place())
 
-    def grant(self, queue: str, context: str, ttl: str = "1h") -> tuple[str, str]:
+    def grant(
+        self, queue: str, context: str, ttl: str = "1h", *, policy: str = names.PIPELINE_POLICY
+    ) -> tuple[str, str]:
         """Seals a new agent's token; returns the ciphertext and the token."""
-        made = self.root().auth.token.create(policies=[names.PIPELINE_POLICY], no_default_policy=True, ttl=ttl)
+        made = self.root().auth.token.create(policies=[policy], no_default_policy=True, ttl=ttl)
         token = made["auth"]["client_token"]
         return self.seal(queue, context, token), token
 

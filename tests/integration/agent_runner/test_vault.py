@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from sluice_agent_runner.adapters.vault import HvacVault
+from sluice_agent_runner.adapters.vault import VaultApi
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import TokenUnknown, Vault, VaultAway, VaultRefused
+from sluice_runtime.vault import names
 from sluice_runtime.vault.client import VaultPlace
 from tests.integration.agent_runner.real_vault import RealVault
 from tests.unit.agent_runner.vault_double import VaultDouble
@@ -116,16 +117,14 @@ def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
 
 
 def test_what_a_policy_forbids_is_not_taken_for_a_revocation(real: RealVault) -> None:
-    sealed, _ = real.grant("q", CONTEXT)
-    elsewhere = HvacVault(real.place(), "secret/data/others")
+    sealed, _ = real.grant("q", CONTEXT, policy=names.PARENT_POLICY)
 
-    async def misled() -> None:
-        token = await elsewhere.open_grant("q", CONTEXT, sealed)
-        with pytest.raises(VaultRefused, match="secret/data/others/openrouter"):
-            await elsewhere.read_key(token, "openrouter")
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        with pytest.raises(VaultRefused, match="secret/data/api-keys/openrouter"):
+            await vault.read_key(token, "openrouter")
 
-    asyncio.run(misled())
-    elsewhere.close()
+    asks(real, scenario)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_a_runner_that_vault_forgot_logs_in_anew_and_new_files_need_no_restart(r
     sealed, token = real.grant("q", CONTEXT)
     good = real.place()
     secret_id = tmp_path / "secret-id"
-    vault = HvacVault(replace(good, secret_id_file=secret_id))
+    vault = VaultApi(replace(good, secret_id_file=secret_id))
 
     async def scenario() -> None:
         for content in (None, "", "nonsense", "x" * 9_999):
@@ -239,7 +238,7 @@ def test_an_answer_that_lacks_what_was_asked_for_is_no_key_and_no_life(tmp_path:
 
     async def scenario() -> None:
         async with stub(empty) as url:
-            vault = HvacVault(VaultPlace(url, tmp_path / "id", tmp_path / "id"))
+            vault = VaultApi(VaultPlace(url, tmp_path / "id", tmp_path / "id"))
             with pytest.raises(VaultRefused, match="no field"):
                 await vault.read_key(Secret("hvs.canary"), "openrouter")
             with pytest.raises(VaultAway, match="no ttl"):
@@ -253,7 +252,7 @@ def test_an_answer_that_lacks_what_was_asked_for_is_no_key_and_no_life(tmp_path:
 def test_a_vault_that_hangs_keeps_no_more_than_its_own_threads_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with stub(None) as url:
-            vault = HvacVault(VaultPlace(url, tmp_path / "id", tmp_path / "id", call_timeout_s=2))
+            vault = VaultApi(VaultPlace(url, tmp_path / "id", tmp_path / "id", call_timeout_s=2))
             asking = [asyncio.create_task(vault.look_up(Secret("hvs.canary"))) for _ in range(100)]
             await asyncio.sleep(0.1)
             for _ in range(10):

@@ -106,10 +106,9 @@ def test_a_killed_build_is_ended_and_begun_anew(tmp_path: Path) -> None:
     assert not runs(pids[1])
 
 
-def test_too_little_room_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "FREE_LEAST_BYTES", 1 << 60)
+def test_too_little_room_is_told_before(tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="GiB free"):
-        ensure_program(tmp_path, silent, Path("/never/called"))
+        ensure_program(tmp_path, silent, Path("/never/called"), free_least_bytes=1 << 60)
 
 
 @pytest.mark.covers("D4")

@@ -16,7 +16,6 @@ import pytest
 
 from sluice_localstack import DirectoryInUse, SettingInvalid, StartFailed, VaultServer
 from sluice_localstack.processes import Records
-from sluice_localstack.vault import server as module
 from sluice_localstack.vault.build import program_path
 from tests.integration.localstack.tools import runs, until
 from tests.integration.localstack.vault import RunningVault, login
@@ -131,12 +130,10 @@ def test_keys_stand_in_one_private_file_and_nowhere_else(own: RunningVault) -> N
 
 
 @pytest.mark.covers("V7")
-def test_a_large_audit_file_gives_way_to_a_new_one(own: RunningVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_audit_file_gives_way_to_a_new_one(own: RunningVault) -> None:
     say(own, "before")
-    monkeypatch.setattr(module, "AUDIT_MAX_BYTES", 1)
-    own.server.bound_audit()
+    own.server.bound_audit(max_bytes=1)
     until(lambda: own.server.audit_file.exists())
-    monkeypatch.undo()
     old = own.server.audit_file.with_name("audit.log.1")
     size = old.stat().st_size
     own.root.read("secret/data/after")

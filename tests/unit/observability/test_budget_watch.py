@@ -15,6 +15,7 @@ from sluice_contracts.messages.signal import ErrorReported, ProgressReported, Wa
 from sluice_contracts.topics import Principal
 from sluice_observability.domain.budget_limits import Budgets, Limits
 from sluice_observability.domain.budget_state import FORGET_MS, HORIZON_MS
+from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.budget_records import BudgetRecords
 from sluice_observability.handlers.budget_watch import BEHIND_MAX_MS, BudgetWatch, position_key
 from sluice_observability.handlers.refusals import DeadLetterOffice
@@ -84,7 +85,8 @@ class Changelog:
 class World:
     """A monitor that lives, dies and lives again."""
 
-    def __init__(self, seed: int, limits: Limits) -> None:
+    def __init__(self, seed: int, limits: Limits, timers: type[Timers] = Timers) -> None:
+        self.timers = timers
         self.draw = random.Random(seed)
         self.clock = ManualClock()
         topics = {"signals": PARTITIONS, "alerts": PARTITIONS, "budgets": 1, "dlq.signals": 1, "dlq.budgets": 1}
@@ -105,7 +107,7 @@ class World:
         while True:
             self.fate.left = -1
             letters = DeadLetterOffice(self.broker, self.clock, window_records=100, refused_by=Principal.MONITOR)
-            watch = BudgetWatch(self.budgets, self.broker, letters, self.clock, PARTITIONS)
+            watch = BudgetWatch(self.budgets, self.broker, letters, self.clock, PARTITIONS, timers=self.timers)
             for number, stored in self.table.stored.items():
                 await watch.restore(number, stored)
             if mortal:

@@ -13,7 +13,6 @@ from sluice_contracts.messages.alert import BudgetSet
 from sluice_contracts.messages.signal import ErrorReported, WatchChanged
 from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.timers import STALE_MAX_COUNT, Timers
-from sluice_observability.handlers import budget_watch
 from sluice_runtime.broker import TopicPartition
 from tests.unit.observability.test_budget_watch import PARTITIONS, World
 
@@ -55,7 +54,7 @@ def test_timers_that_count_no_more_are_part_of_what_is_taken() -> None:
 
 
 @pytest.mark.covers("O4")
-def test_signals_of_a_living_pipeline_leave_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_of_a_living_pipeline_leave_one_timer() -> None:
     """An hour of a pipeline's life, each second a signal, and its agent watched and not in turn."""
     made: list[Timers] = []
 
@@ -64,10 +63,8 @@ def test_signals_of_a_living_pipeline_leave_one_timer(monkeypatch: pytest.Monkey
             super().__init__(planned)
             made.append(self)
 
-    monkeypatch.setattr(budget_watch, "Timers", Kept)
-
     async def scenario() -> None:
-        world = World(1, Limits(errors_per_minute=5_000))
+        world = World(1, Limits(errors_per_minute=5_000), Kept)
         watch = await world.live(mortal=False)
         for number in range(3_600):
             world.clock.advance(1_000)
@@ -83,7 +80,7 @@ def test_signals_of_a_living_pipeline_leave_one_timer(monkeypatch: pytest.Monkey
 
 @pytest.mark.covers("V5")
 @pytest.mark.parametrize("scope", ["installation", "tenant", "pipeline"])
-def test_a_limit_sets_anew_the_timers_of_those_it_is_about(monkeypatch: pytest.MonkeyPatch, scope: str) -> None:
+def test_a_limit_sets_anew_the_timers_of_those_it_is_about(scope: str) -> None:
     """A shorter one is looked at in time, and nobody else's timer is touched."""
     put: list[str] = []
 
@@ -92,11 +89,10 @@ def test_a_limit_sets_anew_the_timers_of_those_it_is_about(monkeypatch: pytest.M
             put.append(key)
             super().put(key, look_ms)
 
-    monkeypatch.setattr(budget_watch, "Timers", Noted)
     about = {"installation": {"p1", "p2", "q1"}, "tenant": {"p1", "p2"}, "pipeline": {"p1"}}[scope]
 
     async def scenario() -> None:
-        world = World(1, Limits())
+        world = World(1, Limits(), Noted)
         for name, tenant in [("p1", "acme"), ("p2", "acme"), ("q1", "other")]:
             watched = WatchChanged(agent_id="a", attempt=1, watched=True)
             world.write(CloudEvent(f"w-{name}", "spawner", tenant, name, world.clock.now_ms(), watched))

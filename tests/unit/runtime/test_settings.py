@@ -9,10 +9,18 @@ import pytest
 from pydantic import Field
 
 from sluice_runtime.connection import CredentialsError
-from sluice_runtime.settings import PREFIX, ServiceSettings, SettingsError, load_settings, settings_table
+from sluice_runtime.settings import (
+    PREFIX,
+    ArtifactSettings,
+    QueueSettings,
+    ServiceSettings,
+    SettingsError,
+    load_settings,
+    settings_table,
+)
 
 
-class ExampleSettings(ServiceSettings):
+class ExampleSettings(ArtifactSettings, QueueSettings):
     """A service's settings."""
 
     slots: int = Field(default=64, ge=1, le=1_000, description="Attempts at once | at most.")
@@ -54,6 +62,13 @@ def test_the_environment_is_read(environment: Environment, tmp_path: Path) -> No
     assert settings.http_port == 0
     settings.artifacts()
     assert (tmp_path / "artifacts").is_dir()
+
+
+def test_a_service_is_told_of_what_it_uses_only() -> None:
+    rows = {kind: set(settings_table(kind).splitlines()) for kind in (ServiceSettings, QueueSettings, ArtifactSettings)}
+    assert not [row for row in rows[ServiceSettings] if "QUEUES" in row or "ARTIFACTS" in row]
+    assert len(rows[QueueSettings] - rows[ServiceSettings]) == 1
+    assert len(rows[ArtifactSettings] - rows[ServiceSettings]) == 3
 
 
 def test_credentials_come_from_files(environment: Environment, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sluice_contracts import ids
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_spawner.domain.policy import SpawnerPolicy
-from sluice_spawner.domain.state import ClaimEntity
+from sluice_spawner.domain.state_admission import ClaimEntity
 from tests.unit.spawner.world import World
 
 

@@ -21,7 +21,8 @@ from sluice_runtime.deciding import Entity
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.evolving import evolve
 from sluice_spawner.domain.policy import SpawnerPolicy
-from sluice_spawner.domain.state import AgentEntity, ClaimEntity, PipelineEntity, PlanEntity, TaskEntity
+from sluice_spawner.domain.state import AgentEntity, PipelineEntity, PlanEntity, TaskEntity
+from sluice_spawner.domain.state_admission import ClaimEntity
 from sluice_spawner.domain.view import View
 from sluice_spawner.handlers import HANDLERS
 from tests.unit.spawner.world import PIPELINE, ROLES, START_MS, TERMINAL, World, known, of, plan

@@ -42,7 +42,8 @@ from sluice_contracts.messages.report import HandoffReported
 from sluice_contracts.messages.token import Grant, TokenDenied, TokenExpired, TokenGranted, TokenRevoked
 from sluice_runtime.deciding import Decision, Entity, LeaseExpired, Output, Timer, TimerDue
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
-from sluice_spawner.domain.state import AgentEntity, PoolEntity, RefusalsEntity
+from sluice_spawner.domain.state import AgentEntity, RefusalsEntity
+from sluice_spawner.domain.state_admission import PoolEntity
 from sluice_spawner.handlers import SpawnerDecider
 
 M = TypeVar("M", bound=Message)

@@ -23,7 +23,7 @@ from sluice_runtime.memory import MemoryLog
 from sluice_runtime.processor import journal
 from sluice_runtime.processor.partition import Injected, Partition
 from sluice_vault_broker.adapters.inputs import injected
-from sluice_vault_broker.domain.facts import TokenMinted
+from sluice_vault_broker.domain.facts import VaultMinted
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.domain.state import TokenEntity
 from sluice_vault_broker.handlers import BrokerDecider
@@ -98,7 +98,7 @@ class Recorder:
             assert isinstance(root, TokenEntity)
             self._count += 1
             now_ms = self.clock.now_ms()
-            answer = TokenMinted(
+            answer = VaultMinted(
                 agent_id=agent_id, attempt=token.attempt, number=token.number, accessor=f"accessor-{self._count}",
                 top=f"login-{self._count}" if agent_id is None else None,
                 parent_accessor=None if agent_id is None else root.accessor, kept=f"vault:v1:kept-{self._count}",

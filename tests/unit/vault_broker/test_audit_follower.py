@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,8 @@ from sluice_runtime.broker import BrokerUnavailable, TopicPartition, Transaction
 from sluice_runtime.http import Readiness
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog
 from sluice_runtime.metrics import Metrics
-from sluice_vault_broker.audit import follower
-from sluice_vault_broker.audit.adapters import topic
-from sluice_vault_broker.audit.follower import FILE, KAFKA, Follower
+from sluice_vault_broker.audit.adapters.topic import PositionsKept
+from sluice_vault_broker.audit.follower import FILE, KAFKA, Follower, FollowerPolicy
 from tests.doubles import ManualClock
 from tests.unit.vault_broker.audit_entries import line
 
@@ -68,6 +68,7 @@ class World:
         self.readiness = Readiness(KAFKA, FILE)
         self.fate: Callable[[], tuple[BaseException | None, BaseException | None]] = lambda: (None, None)
         self.number = 0
+        self.policy = FollowerPolicy(poll_s=0.001, backoff_s=0.001, fenced_wait_s=0.001)
 
     def write(self, count: int) -> None:
         with self.path.open("ab") as file:
@@ -88,7 +89,9 @@ class World:
 
     def follower(self) -> Follower:
         metrics = Metrics("vault-audit", "test")
-        return Follower(self.path, self.broker, self.clock, metrics, self.readiness, installation="sluice.")
+        return Follower(
+            self.path, self.broker, self.clock, metrics, self.readiness, installation="sluice.", policy=self.policy
+        )
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -106,9 +109,7 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name in ("POLL_S", "BACKOFF_S", "FENCED_WAIT_S"):
-        monkeypatch.setattr(follower, name, 0.001)
+def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
@@ -175,11 +176,8 @@ def test_it_waits_for_its_file_and_says_so(world: World) -> None:
 
 
 @pytest.mark.covers("V7")
-def test_positions_are_trimmed_and_found_behind_what_was_given_up(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topic, "TRIM_INTERVAL_COUNT", 5)
-    monkeypatch.setattr(topic, "KEPT_OFFSETS_COUNT", 4)
+def test_positions_are_trimmed_and_found_behind_what_was_given_up(world: World) -> None:
+    world.policy = replace(world.policy, positions=PositionsKept(trim_interval_count=5, offsets_count=4))
 
     async def test() -> None:
         for _ in range(12):

@@ -281,7 +281,11 @@ def test_the_pipeline_s_end_ends_all_and_leaves_little(world: World) -> None:
     [revoked] = world.end(revocation.accessor)
     assert isinstance(revoked, TokenRevoked)
     assert (revoked.agent_id, set(revoked.accessors), revoked.reason) == (None, accessors, "pipeline_ended")
-    assert {type(one).__name__ for one in world.state.values()} == {"FinishedPipeline", "RefusalsEntity", "Timer"}
+    assert {type(one).__name__ for one in world.state.values()} == {
+        "FinishedPipeline",
+        "DecidedCommandsEntity",
+        "Timer",
+    }
     assert codes(world.request("a", 2)) == ["pipeline_ended"]
     assert codes(world.revoke(reason="manual")) == ["pipeline_ended"]
     assert world.alert("revoke_pipeline") == []

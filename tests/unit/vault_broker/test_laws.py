@@ -20,7 +20,7 @@ from sluice_contracts.messages.token import (
     TokenRevoke,
     TokenRevoked,
 )
-from sluice_vault_broker.domain.facts import TokenMinted
+from sluice_vault_broker.domain.facts import VaultMinted
 from sluice_vault_broker.domain.state import TokenEntity
 from tests.unit.vault_broker.world import PIPELINE, World, codes
 
@@ -38,7 +38,7 @@ class Course:
     def __init__(self) -> None:
         self.world = World()
         self.attempts: dict[str, int] = defaultdict(lambda: 1)
-        self.held: list[TokenMinted] = []
+        self.held: list[VaultMinted] = []
         self.orphans = 0
         self.sequence = 0
         self.ended = False
@@ -271,7 +271,7 @@ def test_after_the_end_nothing_remains(moves: list[tuple[str, str, int]]) -> Non
     course.end()
     course.finish()
     kinds = {type(one).__name__ for one in world.state.values()}
-    assert kinds <= {"FinishedPipeline", "RefusalsEntity", "Timer"}
+    assert kinds <= {"FinishedPipeline", "DecidedCommandsEntity", "Timer"}
     numbers = [one.event.sequence for one in world.said if one.event.sequence is not None]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
     world.wait(9 * 86_400)

@@ -20,10 +20,10 @@ from sluice_contracts.messages.token import TokenDenied, TokenRequest, TokenRevo
 from sluice_runtime.deciding import Decision, Entity, Output, Timer, TimerDue
 from sluice_vault_broker.domain.facts import (
     OrphanFound,
-    TokenEnded,
-    TokenGone,
-    TokenMinted,
-    TokenProlonged,
+    VaultGone,
+    VaultMinted,
+    VaultRenewed,
+    VaultRevoked,
 )
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.domain.state import RevocationEntity, TokenEntity
@@ -132,7 +132,7 @@ class World:
         assert entity is None or isinstance(entity, TokenEntity)
         return entity
 
-    def minting(self, agent_id: str | None = None, accessor: str | None = None) -> TokenMinted:
+    def minting(self, agent_id: str | None = None, accessor: str | None = None) -> VaultMinted:
         """Vault's answer to what is wanted now."""
         token = self.token(agent_id)
         number = next(self._accessors)
@@ -141,7 +141,7 @@ class World:
             named = self.find(token.parent_agent_id) if token.parent_agent_id else None
             parent = named if named is not None and named.is_parent else self.token()
         own = accessor or f"accessor-{number}"
-        return TokenMinted(
+        return VaultMinted(
             agent_id=agent_id, attempt=token.attempt, number=token.number, accessor=own,
             top=None if parent else f"login-{number}", parent_accessor=parent.accessor if parent else None,
             kept=f"vault:v1:kept-{own}" if token.is_parent else "", sealed=f"vault:v1:{own}" if parent else None,
@@ -161,14 +161,14 @@ class World:
             self.mint(agent_id)
 
     def end(self, accessor: str) -> list[Message]:
-        return self.say(TokenEnded(accessor=accessor))
+        return self.say(VaultRevoked(accessor=accessor))
 
     def gone(self, agent_id: str | None = None) -> list[Message]:
-        return self.say(TokenGone(agent_id=agent_id, accessor=self.token(agent_id).accessor))
+        return self.say(VaultGone(agent_id=agent_id, accessor=self.token(agent_id).accessor))
 
     def prolong(self, agent_id: str | None = None, ttl_ms: int = TTL_MS) -> list[Message]:
         token = self.token(agent_id)
-        message = TokenProlonged(
+        message = VaultRenewed(
             agent_id=agent_id, accessor=token.accessor, renewed_at_ms=self.now_ms,
             expires_at_ms=min(self.now_ms + ttl_ms, token.ends_at_ms),
         )  # fmt: skip

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sluice_client.errors import InputInvalid, Unreachable
-from sluice_client.installation import Installation
 from sluice_client.sql import Sql
 from sluice_contracts import codec
 from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent, OutgoingRecord
 from sluice_contracts.messages.alert import BudgetSet
-from sluice_contracts.topics import BUDGETS, Principal
-from sluice_runtime.broker import Broker, BrokerUnavailable
-from sluice_runtime.connection import CredentialsError, KafkaConnection
-from sluice_runtime.kafka.broker import KafkaBroker
+from sluice_contracts.topics import BUDGETS
+from sluice_runtime.broker import Broker
 
 SOURCE = "operator/cli"
 
@@ -78,29 +72,6 @@ async def clear_budget(broker: Broker, budget: BudgetSet) -> None:
         BrokerUnavailable: They may still be there.
     """
     await broker.append(OutgoingRecord(BUDGETS.name, budget.key.encode(), None))
-
-
-@contextlib.asynccontextmanager
-async def operator(installation: Installation) -> AsyncIterator[Broker]:
-    """Kafka, as an operator.
-
-    Raises:
-        NotRunning: The credentials are not known here.
-        InputInvalid: They can't be used.
-    """
-    try:
-        connection = KafkaConnection.from_file(installation.credentials_file(Principal.OPERATOR))
-    except CredentialsError as error:
-        raise InputInvalid(str(error)) from None
-    if installation.kafka is not None:
-        connection = replace(connection, bootstrap_servers=installation.kafka)
-    async with KafkaBroker(connection, prefix=installation.topic_prefix, client_id="sluice-budgets") as broker:
-        try:
-            yield broker
-        except BrokerUnavailable as error:
-            raise Unreachable(
-                f"Kafka at {connection.bootstrap_servers} does not answer ({error}); is it running?"
-            ) from error
 
 
 def _number(value: Any) -> int | None:

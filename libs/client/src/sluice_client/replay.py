@@ -13,20 +13,17 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sluice_client.errors import InputInvalid, SluiceError, TimedOut, Unreachable
+from sluice_client.errors import InputInvalid, SluiceError, TimedOut
 from sluice_client.installation import Installation
 from sluice_client.sql import Sql
 from sluice_contracts.dead_letters import LetterIncomplete, original_record
 from sluice_contracts.envelope import OutgoingRecord, Record
-from sluice_contracts.topics import Principal
 from sluice_runtime.broker import Broker, BrokerUnavailable, TopicPartition
-from sluice_runtime.connection import CredentialsError, KafkaConnection
-from sluice_runtime.kafka.broker import KafkaBroker
 
 REPLAY_OF = "dlq_replay_of"
 """Header of a replayed record: the id of its dead letter."""
@@ -236,29 +233,6 @@ async def replay(
         written.append(Replayed(letter, record, offset))
         done(written[-1])
     return Outcome(written, left, incomplete)
-
-
-@contextlib.asynccontextmanager
-async def replayer(installation: Installation) -> AsyncIterator[Broker]:
-    """Kafka, as the principal that replays dead letters.
-
-    Raises:
-        NotRunning: The credentials are not known here.
-        InputInvalid: They can't be used.
-    """
-    try:
-        connection = KafkaConnection.from_file(installation.credentials_file(Principal.DLQ_OPERATOR))
-    except CredentialsError as error:
-        raise InputInvalid(str(error)) from None
-    if installation.kafka is not None:
-        connection = replace(connection, bootstrap_servers=installation.kafka)
-    async with KafkaBroker(connection, prefix=installation.topic_prefix, client_id="sluice-dlq") as broker:
-        try:
-            yield broker
-        except BrokerUnavailable as error:
-            raise Unreachable(
-                f"Kafka at {connection.bootstrap_servers} does not answer ({error}); is it running?"
-            ) from error
 
 
 @contextlib.contextmanager

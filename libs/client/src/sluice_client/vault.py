@@ -33,7 +33,7 @@ _KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class VaultPlace:
+class TargetVault:
     """A given Vault, or that of the local stack.
 
     Attributes:
@@ -48,7 +48,7 @@ class VaultPlace:
     @classmethod
     def find(
         cls, directory: Path, environment: Mapping[str, str] | None = None, keys: Path | None = None
-    ) -> VaultPlace:
+    ) -> TargetVault:
         """The Vault of VAULT_ADDR, else that of the stack in the directory.
 
         Args:
@@ -122,7 +122,7 @@ def put_api_key(client: VaultClient, provider: str, key: str) -> str:
     """
     if not _KEY_NAME.fullmatch(provider):
         raise InputInvalid(f"{provider[:80]!r} is no provider's name; take lower-case letters, digits, '-' and '_'")
-    path = f"{names.KV_MOUNT}/data/api-keys/{provider}"
+    path = f"{names.API_KEYS_PATH}/{provider}"
     found = client.read(path)
     present = None if found is None else found["data"]["data"]
     if present is not None and present.get(names.API_KEY_FIELD) == key:

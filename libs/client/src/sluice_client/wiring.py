@@ -188,8 +188,6 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
         common = {
             "kafka_credentials_file": str(stack.credentials_file(principal)),
             "topic_prefix": settings.topic_prefix,
-            "queues": ",".join(settings.queues),
-            "artifacts_url": _artifacts_url(settings),
             "http_port": str(stack.port(name)),
         }
         wired = {f"SLUICE_{key.upper()}": value for key, value in {**common, **own}.items() if value}
@@ -201,6 +199,7 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
             ready_url=f"{_url(stack, name)}/readyz",
         )
 
+    queues, artifacts_url = ",".join(settings.queues), _artifacts_url(settings)
     roles = ",".join(map(str, settings.roles_directories))
     audit_file = None if stack.vault is None else stack.vault.audit_file
     audited = [] if audit_file is None else [
@@ -209,13 +208,17 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
         )
     ]  # fmt: skip
     return [
-        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", roles_directories=roles),
+        service(SPAWNER, topics.Principal.SPAWNER, "sluice_spawner", queues=queues, roles_directories=roles),
         service(
-            BROKER, topics.Principal.VAULT_BROKER, "sluice_vault_broker", **vault_settings(stack, vault_names.BROKER)
+            BROKER, topics.Principal.VAULT_BROKER, "sluice_vault_broker",
+            queues=queues,
+            **vault_settings(stack, vault_names.BROKER),
         ),
         *audited,
         service(
             RUNNER, topics.Principal.AGENT_RUNNER, "sluice_agent_runner",
+            queues=queues,
+            artifacts_url=artifacts_url,
             roles_directories=roles,
             workspaces_directory=str(directory / "workspaces"),
             scenarios_directory=str(settings.scenarios_directory or ""),
@@ -231,6 +234,7 @@ def services_of(settings: Settings, stack: LocalStack) -> list[ServiceSpec]:
         service(MONITOR, topics.Principal.MONITOR, "sluice_observability", "monitor"),
         service(
             API, topics.Principal.OBSERVABILITY, "sluice_observability", "api",
+            artifacts_url=artifacts_url,
             **(_server_settings(settings) or {"sql_url": _url(stack, STORE)}),
         ),
     ]  # fmt: skip

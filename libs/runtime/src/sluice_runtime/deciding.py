@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 
@@ -78,6 +78,60 @@ class Decision:
 
 State = Mapping[str, Entity]
 """A partition's state by key. Keys begin with the pipeline's id and a slash."""
+
+
+E = TypeVar("E", bound=Entity)
+
+
+class EntityView:
+    """One pipeline's entities as a decision sees them: the state, with the decision's own changes laid over it.
+
+    A service's view adds a method for each of its entities. Reading an entity of another class than its key says, or
+    one that must be there and is not, raises `AssertionError`: the state is damaged, and the processor must stop.
+
+    Attributes:
+        deltas: What was written.
+    """
+
+    __slots__ = ("_state", "deltas", "pipeline_id")
+
+    def __init__(self, state: State, pipeline_id: str) -> None:
+        self._state = state
+        self.pipeline_id = pipeline_id
+        self.deltas: dict[str, Entity | None] = {}
+
+    def _find(self, name: str, cls: type[E]) -> E | None:
+        key = f"{self.pipeline_id}/{name}"
+        entity = self.deltas[key] if key in self.deltas else self._state.get(key)
+        assert entity is None or type(entity) is cls, f"{key} is a {type(entity).__name__}, not a {cls.__name__}"
+        return entity
+
+    def _get(self, name: str, cls: type[E]) -> E:
+        entity = self._find(name, cls)
+        assert entity is not None, f"{self.pipeline_id}/{name} is missing"
+        return entity
+
+    def _put(self, name: str, entity: Entity | None) -> None:
+        key = f"{self.pipeline_id}/{name}"
+        if entity is None and key not in self._state:
+            self.deltas.pop(key, None)
+        else:
+            self.deltas[key] = entity
+
+    def find_timer(self, name: str) -> Timer | None:
+        """A timer, if it is set."""
+        return self._find(f"timer/{name}", Timer)
+
+    def set_timer(self, name: str, due_at_ms: int, generation: int, tenant: str) -> None:
+        """Sets a timer, in the place of the one of that name."""
+        timer = Timer(
+            pipeline_id=self.pipeline_id, name=name, due_at_ms=due_at_ms, generation=generation, tenant=tenant
+        )
+        self._put(f"timer/{name}", timer)
+
+    def delete_timer(self, name: str) -> None:
+        """Deletes a timer, if it is set."""
+        self._put(f"timer/{name}", None)
 
 
 class Decider(Protocol):

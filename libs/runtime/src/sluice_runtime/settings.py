@@ -44,7 +44,7 @@ def _instance_id() -> str:
 
 
 class ServiceSettings(BaseSettings):
-    """What every service can be told. A service adds its own fields in a subclass.
+    """What every service can be told. A service adds its own fields in a subclass, and takes those below that it needs.
 
     A field whose name ends in `_file` holds the path of a file, never a secret itself.
     """
@@ -62,19 +62,6 @@ class ServiceSettings(BaseSettings):
     topic_prefix: str = Field(
         default="sluice.", pattern=r"^[A-Za-z0-9_.\-]{0,64}$", description="Before every topic's and group's name."
     )
-    queues: Annotated[tuple[Identifier, ...], NoDecode] = Field(
-        default=("default",), min_length=1, max_length=256, description="Queues of agents, separated by commas."
-    )
-    artifacts_url: str = Field(
-        default="file:///var/lib/sluice/artifacts",
-        description="file:///directory, or s3://bucket/prefix?endpoint=<URL>&region=<name>.",
-    )
-    artifacts_credentials_file: Path | None = Field(
-        default=None, description="JSON file {access_key_id, secret_access_key, session_token?} for S3."
-    )
-    artifacts_durable: bool = Field(
-        default=False, description="Whether each artifact file is flushed to the disk: survives a power loss, slower."
-    )
     http_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     http_port: int = Field(default=0, ge=0, le=65_535, description="Port to listen on; 0 takes a free one and logs it.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
@@ -85,11 +72,6 @@ class ServiceSettings(BaseSettings):
         pattern=IDENTIFIER_PATTERN,
         description="Name of this process among its like; default: the host's name and a random part.",
     )
-
-    @field_validator("queues", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_commas(value)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -116,6 +98,38 @@ class ServiceSettings(BaseSettings):
         assert self.kafka_bootstrap_servers is not None
         return KafkaConnection(self.kafka_bootstrap_servers)
 
+    def known_secrets(self) -> Iterable[str]:
+        """Secret values that this process was given, for its redactor. A subclass adds its own.
+
+        Raises:
+            CredentialsError: The Kafka credentials file can't be used.
+        """
+        password = self.kafka().password
+        return [password] if password else []
+
+
+class QueueSettings(ServiceSettings):
+    """For services that have to know the queues."""
+
+    queues: Annotated[tuple[Identifier, ...], NoDecode, BeforeValidator(split_commas)] = Field(
+        default=("default",), min_length=1, max_length=256, description="Queues of agents, separated by commas."
+    )
+
+
+class ArtifactSettings(ServiceSettings):
+    """For services that read or write artifacts."""
+
+    artifacts_url: str = Field(
+        default="file:///var/lib/sluice/artifacts",
+        description="file:///directory, or s3://bucket/prefix?endpoint=<URL>&region=<name>.",
+    )
+    artifacts_credentials_file: Path | None = Field(
+        default=None, description="JSON file {access_key_id, secret_access_key, session_token?} for S3."
+    )
+    artifacts_durable: bool = Field(
+        default=False, description="Whether each artifact file is flushed to the disk: survives a power loss, slower."
+    )
+
     def artifacts(self) -> ArtifactStore:
         """Opens the artifact store.
 
@@ -128,19 +142,20 @@ class ServiceSettings(BaseSettings):
         )
 
     def known_secrets(self) -> Iterable[str]:
-        """Secret values that this process was given, for its redactor. A subclass adds its own.
+        """See `ServiceSettings.known_secrets`.
 
         Raises:
             CredentialsError: The Kafka credentials file can't be used.
             ValueError: The artifacts' credentials file can't be used.
         """
-        found = [self.kafka().password]
+        yield from super().known_secrets()
         if self.artifacts_credentials_file is not None and self.artifacts_url.startswith("s3:"):
             from sluice_runtime.artifact_s3 import S3Credentials  # only where S3 is used: it loads the SDK
 
             keys = S3Credentials.from_file(self.artifacts_credentials_file)
-            found += [keys.secret_access_key, keys.session_token]
-        return [secret for secret in found if secret]
+            yield keys.secret_access_key
+            if keys.session_token:
+                yield keys.session_token
 
 
 S = TypeVar("S", bound=BaseSettings)

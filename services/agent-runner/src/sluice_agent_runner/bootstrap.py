@@ -17,7 +17,7 @@ from sluice_agent_runner.adapters.routing import ModelRouter
 from sluice_agent_runner.adapters.scenarios import ScenarioLibrary
 from sluice_agent_runner.adapters.scripted import PROVIDER, ScriptedProvider
 from sluice_agent_runner.adapters.system_time import SystemTime
-from sluice_agent_runner.adapters.vault import HvacVault
+from sluice_agent_runner.adapters.vault import VaultApi
 from sluice_agent_runner.adapters.workspaces import DiskWorkspaces
 from sluice_agent_runner.domain.tools import CATALOGUE
 from sluice_agent_runner.measures import Measures
@@ -141,7 +141,7 @@ def _vault(
 ) -> PatientVault | None:
     place = settings.vault()
     if vault is None and place is not None:
-        vault = real = HvacVault(place, settings.vault_api_keys_path)
+        vault = real = VaultApi(place)
         opened.callback(real.close)
 
     def told(why: str | None) -> None:

@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 
 from sluice_agent_runner.adapters.openai_compatible import Endpoint
 from sluice_agent_runner.adapters.resilient import RetryPolicy
-from sluice_agent_runner.adapters.vault import API_KEYS_PATH
 from sluice_agent_runner.domain.limits import HELD_MAX_COUNT
 from sluice_agent_runner.domain.signals import PROGRESS_INTERVAL_MS
 from sluice_runtime.lifecycle import STOP_MAX_S
-from sluice_runtime.settings import Directories, ServiceSettings
-from sluice_runtime.vault.client import VaultPlace
+from sluice_runtime.settings import ArtifactSettings, Directories, QueueSettings
+from sluice_runtime.vault.settings import VaultSettings
 
 BASE_URLS = {"openrouter": "https://openrouter.ai/api/v1", "openai": "https://api.openai.com/v1"}
 """Where each provider is, unless `SLUICE_MODEL_BASE_URL` says otherwise."""
@@ -25,8 +24,8 @@ CLOSING_MAX_S = 5
 """What a stop takes after the grace: readers and connections are closed. Then the process is cut off."""
 
 
-class RunnerSettings(ServiceSettings):
-    """The settings of one agent-runner."""
+class RunnerSettings(VaultSettings, ArtifactSettings, QueueSettings):
+    """The settings of one agent-runner. Without Vault a task with a grant fails."""
 
     runner_slots: int = Field(default=50, ge=1, le=1_000, description="Attempts that work at once.")
     runner_backlog_max_count: int = Field(
@@ -84,24 +83,6 @@ class RunnerSettings(ServiceSettings):
         default=None, description="Where scripted:NAME finds NAME.yaml; a file may be added or changed at any time."
     )
 
-    vault_addr: str | None = Field(
-        default=None,
-        pattern=r"^https?://",
-        description="Vault, or OpenBao, which opens the grants of attempts; without it a task with a grant fails.",
-    )
-    vault_role_id_file: Path | None = Field(
-        default=None, description="File with the role id of AppRole `agent-runner`; read at each login."
-    )
-    vault_secret_id_file: Path | None = Field(default=None, description="File with its secret id; read at each login.")
-    vault_ca_file: Path | None = Field(
-        default=None, description="PEM file of Vault's authority; default: the system's authorities."
-    )
-    vault_timeout_s: float = Field(default=5.0, gt=0, le=600, description="For one call of Vault.")
-    vault_api_keys_path: str = Field(
-        default=API_KEYS_PATH,
-        pattern=r"^[A-Za-z0-9_\-]+/data(/[A-Za-z0-9_\-]+)+$",
-        description="Below it, by its provider's name, stands each key, as field `api_key`.",
-    )
     vault_look_up_interval_s: float = Field(
         default=10.0, ge=0.1, le=3_600, description="How often it is looked whether an attempt's token lives."
     )
@@ -128,25 +109,7 @@ class RunnerSettings(ServiceSettings):
             raise ValueError(
                 "SLUICE_MODEL_PROVIDER=openrouter needs a key: set SLUICE_MODEL_API_KEY_FILE, or SLUICE_VAULT_ADDR"
             )
-        if self.vault_addr is not None and None in (self.vault_role_id_file, self.vault_secret_id_file):
-            raise ValueError(
-                "SLUICE_VAULT_ADDR needs a login: set SLUICE_VAULT_ROLE_ID_FILE and SLUICE_VAULT_SECRET_ID_FILE"
-            )
         return self
-
-    def vault(self) -> VaultPlace | None:
-        """Where Vault is; None in an installation without credentials."""
-        if self.vault_addr is None:
-            return None
-        assert self.vault_role_id_file is not None
-        assert self.vault_secret_id_file is not None
-        return VaultPlace(
-            address=self.vault_addr,
-            role_id_file=self.vault_role_id_file,
-            secret_id_file=self.vault_secret_id_file,
-            ca_file=self.vault_ca_file,
-            call_timeout_s=self.vault_timeout_s,
-        )
 
     def retry_policy(self) -> RetryPolicy:
         """How failed model calls are repeated."""
@@ -176,10 +139,9 @@ class RunnerSettings(ServiceSettings):
         )
 
     def known_secrets(self) -> Iterable[str]:
-        """See `ServiceSettings.known_secrets`; with the model's key, and this runner's login at Vault."""
+        """See `ServiceSettings.known_secrets`; with the model's key."""
         yield from super().known_secrets()
-        for file in (self.model_api_key_file, self.vault_role_id_file, self.vault_secret_id_file):
-            if file is not None and file.is_file():
-                secret = file.read_text(errors="replace").strip()
-                if secret:
-                    yield secret
+        if self.model_api_key_file is not None and self.model_api_key_file.is_file():
+            secret = self.model_api_key_file.read_text(errors="replace").strip()
+            if secret:
+                yield secret

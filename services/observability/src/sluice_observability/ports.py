@@ -221,6 +221,10 @@ class StateTable(Protocol):
         ...
 
 
+STEP_MAX_RECORDS = 1_000
+"""Records of one step of a watch: some hundred kilobytes of state, written in a few milliseconds."""
+
+
 class SignalWatch(Protocol):
     """What is done with signals: `handlers.budget_watch.BudgetWatch`."""
 
@@ -246,7 +250,7 @@ class SignalWatch(Protocol):
         ...
 
     async def observe(self, records: Sequence[Record], table: StateTable) -> None:
-        """Folds records in."""
+        """Folds records in, at most `STEP_MAX_RECORDS`."""
         ...
 
     async def ask(self) -> None:

@@ -15,7 +15,7 @@ from pydantic_settings import NoDecode
 from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.policy import QueryLimits, SinkPolicy, StreamLimits
 from sluice_runtime.connection import ClickHouseAddress
-from sluice_runtime.settings import PREFIX, ServiceSettings, split_commas
+from sluice_runtime.settings import PREFIX, ArtifactSettings, ServiceSettings, split_commas
 
 Positive = Annotated[int, Field(gt=0)]
 _SINK, _QUERY, _STREAM, _LIMITS = SinkPolicy(), QueryLimits(), StreamLimits(), Limits()
@@ -113,7 +113,7 @@ class StoreSettings(ObservabilitySettings):
         return [*super().known_secrets(), *([password] if password else [])]
 
 
-class ApiSettings(ObservabilitySettings):
+class ApiSettings(ObservabilitySettings, ArtifactSettings):
     """The api: read model, HTTP, live stream."""
 
     sql_url: str = Field(

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from sluice_contracts.limits import UNTAKEN_MAX_S
 from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
-from sluice_runtime.settings import Directories, ServiceSettings
+from sluice_runtime.settings import Directories, QueueSettings
 from sluice_spawner.domain.policy import SpawnerPolicy
 
 _DEFAULTS = SpawnerPolicy()
 
 
-class SpawnerSettings(ServiceSettings):
+class SpawnerSettings(QueueSettings):
     """The spawner's settings: those of every service, and its own."""
 
     roles_directories: Directories = Field(

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
-from sluice_runtime.settings import PREFIX, ServiceSettings
-from sluice_runtime.vault.client import VaultPlace
+from sluice_runtime.settings import PREFIX, QueueSettings
+from sluice_runtime.vault.settings import ADDR, ROLE_ID_FILE, SECRET_ID_FILE, VaultSettings
 from sluice_vault_broker.adapters.acts import Terms
 from sluice_vault_broker.domain.policy import BrokerPolicy
 
 _DEFAULTS, _TERMS = BrokerPolicy(), Terms()
 
 
-class BrokerSettings(ServiceSettings):
+class BrokerSettings(VaultSettings, QueueSettings):
     """The vault-broker's settings: those of every service, and its own."""
 
-    vault_addr: str = Field(description="URL of Vault, such as https://vault:8200.")
-    vault_role_id_file: Path = Field(description="File with the RoleID of the AppRole `vault-broker`.")
-    vault_secret_id_file: Path = Field(description="File with a SecretID of that AppRole.")
-    vault_ca_file: Path | None = Field(
-        default=None, description="PEM file of the authorities of Vault's certificate; default: the system's."
-    )
-    vault_timeout_s: float = Field(
-        default=5.0, gt=0, le=60, description="For one call of Vault; then it counts as away."
-    )
+    vault_addr: Annotated[str, ADDR]
+    vault_role_id_file: Annotated[Path, ROLE_ID_FILE]
+    vault_secret_id_file: Annotated[Path, SECRET_ID_FILE]
     vault_threads: int = Field(
         default=8, ge=2, le=64, description="Acts in Vault at once; one in four takes revocations only."
     )
@@ -81,20 +75,3 @@ class BrokerSettings(ServiceSettings):
     def terms(self) -> Terms:
         """How long tokens live."""
         return Terms(ttl_s=self.token_ttl_s, max_ttl_s=self.token_max_ttl_s)
-
-    def vault(self) -> VaultPlace:
-        """Where Vault is."""
-        return VaultPlace(
-            address=self.vault_addr,
-            role_id_file=self.vault_role_id_file,
-            secret_id_file=self.vault_secret_id_file,
-            ca_file=self.vault_ca_file,
-            call_timeout_s=self.vault_timeout_s,
-        )
-
-    def known_secrets(self) -> Iterable[str]:
-        """See `ServiceSettings.known_secrets`. Files that are not there yet are waited for."""
-        yield from super().known_secrets()
-        for file in (self.vault_role_id_file, self.vault_secret_id_file):
-            if file.is_file() and (secret := file.read_text(encoding="utf-8").strip()):
-                yield secret

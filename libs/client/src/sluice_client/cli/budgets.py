@@ -73,10 +73,12 @@ def set_one(
 def _write(url: str | None, data: Any, budget: Any, *, clear: bool) -> None:
     import asyncio
 
-    from sluice_client.budgets import clear_budget, operator, set_budget
+    from sluice_client.budgets import clear_budget, set_budget
+    from sluice_client.kafka import kafka_as
+    from sluice_contracts.topics import Principal
 
     async def work() -> None:
-        async with operator(options.installation(url, data)) as broker:
+        async with kafka_as(options.installation(url, data), Principal.OPERATOR, "sluice-budgets") as broker:
             await (clear_budget if clear else set_budget)(broker, budget)
 
     asyncio.run(work())

@@ -127,13 +127,15 @@ def replay(
 def _replayed(url: str | None, data: Any, choice: Choice, *, again: bool, dry_run: bool, rate_per_s: float) -> Outcome:
     import asyncio
 
-    from sluice_client.replay import alone, replay, replayer
+    from sluice_client.kafka import kafka_as
+    from sluice_client.replay import alone, replay
     from sluice_client.sql import Sql
+    from sluice_contracts.topics import Principal
 
     installation = options.installation(url, data)
 
     async def work() -> Outcome:
-        async with replayer(installation) as broker:
+        async with kafka_as(installation, Principal.DLQ_OPERATOR, "sluice-dlq") as broker:
             return await replay(broker, sql, choice, again=again, dry_run=dry_run, rate_per_s=rate_per_s)
 
     with Sql.of(installation) as sql, alone(installation):

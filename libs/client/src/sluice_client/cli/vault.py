@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sluice_client.cli import options, output
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Vault: its policies, roles and keys as the table says, and the models' keys.", no_args_is_help=True
@@ -78,16 +75,16 @@ def apply(
     else the local stack's. `sluice up` does it for its own Vault at each start.
     """
     from sluice_client.installation import data_directory
-    from sluice_client.vault import VaultPlace
+    from sluice_client.vault import TargetVault
     from sluice_localstack import Provisioning
     from sluice_localstack.vault.table import with_audit_mode
 
-    place = VaultPlace.find(data_directory(data), keys=keys)
+    vault = TargetVault.find(data_directory(data), keys=keys)
     provisioning = Provisioning(
-        place.client(),
-        with_audit_mode(place.table(queues, roles, pipeline_max_ttl), audit_mode),
-        credentials=None if no_credentials else place.credentials(credentials),
-        audit_path=audit_file or place.audit_path,
+        vault.client(),
+        with_audit_mode(vault.table(queues, roles, pipeline_max_ttl), audit_mode),
+        credentials=None if no_credentials else vault.credentials(credentials),
+        audit_path=audit_file or vault.audit_path,
         dry_run=dry_run,
     )
     changes = provisioning.run()
@@ -113,14 +110,14 @@ def put_key(
     data: options.Data = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, member `api_key`.
+    """Put a provider's key into Vault, where pipelines read it: secret/api-keys/NAME, field `api_key`.
 
     The key comes by a file or by standard input, never by the command line, which every user of a machine can read.
     """
     from sluice_client.installation import data_directory
-    from sluice_client.vault import VaultPlace, put_api_key
+    from sluice_client.vault import TargetVault, put_api_key
 
-    client = VaultPlace.find(data_directory(data), keys=keys).client()
+    client = TargetVault.find(data_directory(data), keys=keys).client()
     state = put_api_key(client, name, _key(from_file))
     if as_json:
         output.data({"name": name, "state": state})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from sluice_contracts.limits import TASKS_MAX_COUNT
 from sluice_contracts.messages.base import ArtifactRef, Dollars, Identifier, Ordinal, Text, Value
 
 
@@ -70,7 +71,7 @@ class Plan(Value):
     """What a pipeline is to do: a graph of tasks, and what happens when one fails."""
 
     objective: Text
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=1_000)
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=TASKS_MAX_COUNT)
     on_failure: Literal["fail_fast", "carry_on"] = "fail_fast"
     inputs: tuple[ArtifactRef, ...] = Field(default=(), description="Files for every task's workspace, read-only.")
     model: str | None = Field(default=None, max_length=255, description="For tasks that name none.")

@@ -6,59 +6,51 @@ import base64
 import contextlib
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from sluice_localstack import ports
 from sluice_localstack.cache import cache_directory
 from sluice_localstack.component import Check
 from sluice_localstack.doctor import broker_checks
 from sluice_localstack.errors import LoginRefused, NotReady, SettingInvalid, StartFailed
-from sluice_localstack.files import DirectoryLock, private_directory, write_private
+from sluice_localstack.files import private_directory, write_private
 from sluice_localstack.kafka import jars, jvm
 from sluice_localstack.kafka.admin import Admin
 from sluice_localstack.kafka.archive import WRITE_GRACE_S, ClassArchive
 from sluice_localstack.kafka.login import ADMIN, Credentials, scram_argument
 from sluice_localstack.processes import MARK, Child, Records, tail
 from sluice_localstack.progress import OnProgress, Step, silent
+from sluice_localstack.server import LocalServer
 from sluice_runtime.connection import KafkaConnection
 
 START_TIMEOUT_S = 90.0
 """Measured 2 to 8 s; a machine that swaps may take longer."""
 FORMAT_TIMEOUT_S = 60.0
-STOP_GRACE_S = 15.0
-"""Measured 0.4 to 0.7 s; after it SIGKILL, from which the log recovers."""
-START_TRIES = 3
-"""Another program may take a port between our look and the broker's."""
 POLL_S = 0.05
 
 
-class KafkaBroker:
+class KafkaBroker(LocalServer):
     """A Kafka broker with a data directory.
 
-    Guarantees: `start` returns when the administrator has logged in and the broker takes requests. Records it has
-    acknowledged, users, ACLs and committed offsets outlive `stop`, `kill` and the supervisor's death. The ports stay
-    the same over `kill` and `restart`, and over a new `start` unless another program has taken them. One process at a
-    time uses a data directory. Passwords are random and stand in files with mode 0600 only.
+    Guarantees, beside those of `LocalServer`: `start` returns when the administrator has logged in and the broker takes
+    requests. Records it has acknowledged, users, ACLs and committed offsets outlive `stop`, `kill` and the supervisor's
+    death. Passwords are random and stand in files with mode 0600 only.
 
-    Usable as a context manager.
+    A `restart` after SIGKILL takes about 3 s longer: the dead process's session has to run out.
 
     Args:
-        data_directory: Made if needed, 0700; everything is kept below it.
+        data_directory: See `LocalServer`, as the others that are not named here.
         principals: Users to create, beside `admin`. Without an ACL they may do nothing.
         credentials_directory: Where their credentials files are; default `<data_directory>/credentials`.
-        logs_directory: Default `<data_directory>/logs`.
-        die_with_supervisor: Have the kernel end the broker when this process dies in any way (Linux).
-        on_progress: Is told about downloads and the start.
     """
 
     name = "kafka"
+    title = "Kafka"
 
     def __init__(
         self,
@@ -70,22 +62,14 @@ class KafkaBroker:
         die_with_supervisor: bool = True,
         on_progress: OnProgress = silent,
     ) -> None:
-        self.directory = Path(data_directory).absolute()
-        self.logs_directory = logs_directory or self.directory / "logs"
+        super().__init__(
+            data_directory,
+            logs_directory=logs_directory,
+            die_with_supervisor=die_with_supervisor,
+            on_progress=on_progress,
+        )
         self.credentials = Credentials(credentials_directory or self.directory / "credentials")
         self._principals = tuple(principals)
-        self._on_progress = on_progress
-        self._death_signal = signal.SIGTERM if die_with_supervisor else None
-        self._lock = DirectoryLock(self.directory)
-        self._child: Child | None = None
-        self._ports: dict[str, int] = {}
-
-    def __enter__(self) -> KafkaBroker:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # -- how clients reach it
 
@@ -96,10 +80,7 @@ class KafkaBroker:
         Raises:
             SettingInvalid: None was ever started here.
         """
-        port = (self._ports or ports.stored_ports(self.directory)).get("client")
-        if port is None:
-            raise SettingInvalid(f"Kafka in {self.directory} has no port yet; call start() first")
-        return f"{ports.LOOPBACK}:{port}"
+        return f"{ports.LOOPBACK}:{self._port('client')}"
 
     def login(self, principal: str = ADMIN) -> KafkaConnection:
         """How a principal logs in.
@@ -113,10 +94,6 @@ class KafkaBroker:
         """Settings for a confluent-kafka client that logs in as the principal."""
         return self.login(principal).confluent()
 
-    def aiokafka_config(self, principal: str = ADMIN) -> dict[str, Any]:
-        """Keyword arguments for an aiokafka client that logs in as the principal."""
-        return self.login(principal).aiokafka()
-
     def credentials_file(self, principal: str) -> Path:
         """The file a service reads to log in as the principal."""
         return self.credentials.file(principal)
@@ -126,59 +103,6 @@ class KafkaBroker:
         return Admin(self.login(ADMIN))
 
     # -- its life
-
-    @property
-    def pid(self) -> int | None:
-        """The pid while it runs, else None."""
-        return None if self._child is None else self._child.pid
-
-    def start(self) -> None:
-        """Download what is missing, format the storage once, start, and wait until it is ready.
-
-        Ends first what an earlier supervisor of this directory has left running. Without effect while it runs.
-
-        Raises:
-            DirectoryInUse: Another process runs a broker here.
-            DownloadFailed: The jars could not be had.
-            StartFailed: It ended while it started, or was not ready in time (`NotReady`). Nothing runs then.
-        """
-        if self.pid is not None:
-            return
-        private_directory(self.directory)
-        if not self._lock.held:
-            self._lock.acquire()
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the broker in good order (SIGKILL after 15 s) and free the directory. Without effect if it is not up."""
-        try:
-            if self._child is not None:
-                self._child.stop(STOP_GRACE_S)
-        finally:
-            self._lock.release()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send the process a signal; after SIGKILL it has ended when this returns. The directory stays ours."""
-        if self._child is not None:
-            self._child.signal(number)
-
-    def restart(self) -> None:
-        """Start it again after `kill` (or in place of what runs) on the same ports, and wait until it is ready.
-
-        After SIGKILL this takes about 3 s longer: the dead process's session has to run out.
-
-        Raises:
-            StartFailed: As for `start`. Call `start` if another program may have taken the ports.
-        """
-        if self._child is None or not self._lock.held:
-            raise SettingInvalid(f"Kafka in {self.directory} was not started; call start()")
-        self._child.stop(STOP_GRACE_S)
-        with Step("start Kafka", self._on_progress):
-            self._launch()
 
     def ready(self) -> bool:
         """Whether the administrator can log in and the broker answers."""
@@ -191,11 +115,6 @@ class KafkaBroker:
     def doctor(self) -> list[Check]:
         """Java, jars, file modes, leftovers, ports, and the login where a broker runs."""
         return broker_checks(self.directory, self.credentials.directory, self.admin, self.supervisor_pid)
-
-    @property
-    def supervisor_pid(self) -> int | None:
-        """The pid of the process that runs a broker in this directory, ours or another; None if none does."""
-        return self._lock.holder()
 
     # -- steps of the start
 
@@ -244,17 +163,6 @@ class KafkaBroker:
                 self._child = self._make_child(class_path, options)
                 self._launch()
                 self._child.stop(WRITE_GRACE_S)
-
-    def _launch_on_free_ports(self) -> None:
-        for attempt in range(1, START_TRIES + 1):
-            try:
-                with Step("start Kafka", self._on_progress):
-                    self._launch()
-                return
-            except StartFailed:
-                if attempt == START_TRIES or all(ports.is_free(port) for port in self._ports.values()):
-                    raise
-            self._choose_ports()
 
     @property
     def _data(self) -> Path:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sluice_localstack.component import Check
 from sluice_localstack.doctor import login_check
@@ -127,10 +126,6 @@ class ExternalKafka:
     def client_config(self, principal: str = ADMIN) -> dict[str, str]:
         """Settings for a confluent-kafka client that logs in as the principal."""
         return self.login(principal).confluent()
-
-    def aiokafka_config(self, principal: str = ADMIN) -> dict[str, Any]:
-        """Keyword arguments for an aiokafka client that logs in as the principal."""
-        return self.login(principal).aiokafka()
 
     def credentials_file(self, principal: str) -> Path:
         """The file a service reads to log in as the principal."""

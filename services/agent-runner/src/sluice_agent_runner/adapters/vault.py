@@ -17,8 +17,6 @@ from sluice_runtime.vault import names
 from sluice_runtime.vault.client import Connection, VaultPlace
 from sluice_runtime.vault.faults import NothingThere
 
-API_KEYS_PATH = f"{names.KV_MOUNT}/data/api-keys"
-
 CALLS_AT_ONCE_MAX_COUNT = 8
 """Calls, and threads, at once. One takes a millisecond or two, so these make thousands a second."""
 
@@ -28,17 +26,15 @@ SECRET_MAX_CHARACTERS = 4_096
 T = TypeVar("T")
 
 
-class HvacVault:
+class VaultApi:
     """See `ports.Vault`. Close it when done.
 
     Args:
         place: Where Vault is, and who this runner is there.
-        api_keys_path: Below it, by its provider's name, stands each key: `<mount>/data/<folder>` of a KV v2 engine.
     """
 
-    def __init__(self, place: VaultPlace, api_keys_path: str = API_KEYS_PATH) -> None:
+    def __init__(self, place: VaultPlace) -> None:
         self._connection = Connection(place)
-        self._api_keys_path = api_keys_path.strip("/")
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE_MAX_COUNT, thread_name_prefix="vault")
 
     def close(self) -> None:
@@ -76,7 +72,7 @@ class HvacVault:
         return _lawful(token, f"{path}: what was sealed is no token")
 
     def _read_key(self, token: Secret, provider: str) -> Secret | None:
-        path = f"{self._api_keys_path}/{provider}"
+        path = f"{names.API_KEYS_PATH}/{provider}"
         try:
             answer = self._connection.ask_with(SecretStr(token.reveal()), "GET", path)
         except NothingThere:

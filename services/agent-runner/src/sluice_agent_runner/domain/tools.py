@@ -16,16 +16,14 @@ import msgspec
 from msgspec import Meta
 
 from sluice_agent_runner.domain import limits
+from sluice_contracts.constraints import NO_SECRETS, READ_ONLY, SANDBOX_ONLY
 
 Effect = Literal["write", "network", "secrets"]
 """What a tool may touch besides reading its workspace."""
 
-NO_SECRETS = "no-secrets"
-"""The constraint of a task whose agent gets no credential."""
-
 FORBIDDEN_BY: Mapping[str, frozenset[Effect]] = {
-    "read-only": frozenset({"write"}),
-    "sandbox-only": frozenset({"network"}),
+    READ_ONLY: frozenset({"write"}),
+    SANDBOX_ONLY: frozenset({"network"}),
     NO_SECRETS: frozenset({"secrets"}),
 }
 """Which effects a constraint (P3) forbids."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from sluice_contracts.constraints import NO_SECRETS, READ_ONLY, SANDBOX_ONLY
+
 Severity = Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"]
 
 ABSOLUTE_PATH = "absolute_path"
@@ -27,9 +29,9 @@ SEVERITIES: Mapping[str, Severity] = {
     # A tool that exists and is another role's. Nobody told the model of it, but transcripts and files may name it.
     TOOL_NOT_GRANTED: "MEDIUM",
     # The constraints (P3), by their own names. The prompt names them: whoever tries all the same was told.
-    "read-only": "HIGH",
-    "sandbox-only": "HIGH",
+    READ_ONLY: "HIGH",
+    SANDBOX_ONLY: "HIGH",
     # A task that must see no secret reaches for one: before it finds another way, its pipeline's credentials go.
-    "no-secrets": "CRITICAL",
+    NO_SECRETS: "CRITICAL",
 }
 """A name that no tool has is not here: models invent names, and nothing is behind them."""

@@ -13,7 +13,7 @@ from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
 from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
 from sluice_agent_runner.domain.pace import Pace
 from sluice_agent_runner.domain.signals import Signal, Signals
-from sluice_agent_runner.domain.tools import CATALOGUE, NO_SECRETS
+from sluice_agent_runner.domain.tools import CATALOGUE
 from sluice_agent_runner.domain.turns import TurnMachine
 from sluice_agent_runner.ports import ModelError, PublishFailed, Workspace
 from sluice_agent_runner.supervision.caller import AttemptCaller
@@ -24,6 +24,7 @@ from sluice_agent_runner.supervision.granting import open_grant
 from sluice_agent_runner.supervision.services import Services
 from sluice_agent_runner.supervision.signalling import SignalSender
 from sluice_agent_runner.supervision.transcripts import load_links, store_large
+from sluice_contracts.constraints import NO_SECRETS
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
 from sluice_contracts.messages.agent import (

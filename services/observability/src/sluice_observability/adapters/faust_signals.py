@@ -30,7 +30,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from sluice_contracts.envelope import Record
 from sluice_contracts.topics import MONITOR_STATE, SIGNALS, Principal
 from sluice_observability.adapters.faust_app import VERSION_BYTES, VersionedTable, made_app
-from sluice_observability.ports import Change, SignalWatch
+from sluice_observability.ports import STEP_MAX_RECORDS, Change, SignalWatch
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.connection import KafkaConnection
 from sluice_runtime.kafka.names import KafkaNames
@@ -41,7 +41,6 @@ GROUP = str(Principal.MONITOR)
 LOOK_INTERVAL_S = 0.25
 """How exactly missing progress is told."""
 
-STEP_MAX_RECORDS = 1_000
 WAITING_MAX_RECORDS = 4_000
 """Read ahead of what is observed."""
 

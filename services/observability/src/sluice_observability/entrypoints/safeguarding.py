@@ -31,7 +31,7 @@ from sluice_observability.entrypoints.answers import (
     reach,
     wait_asked_s,
 )
-from sluice_observability.entrypoints.writing import (
+from sluice_observability.entrypoints.commanding import (
     ANSWERS,
     AboutPipeline,
     Accepted,

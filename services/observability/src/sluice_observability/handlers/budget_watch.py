@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice_contracts import codec
@@ -26,14 +26,11 @@ from sluice_observability.domain.budget_state import Pipeline, Signal, decode, e
 from sluice_observability.domain.budgets import due, next_look_ms, observe, settle, tenant_of
 from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.refusals import DeadLetterOffice, Refused
-from sluice_observability.ports import Change, StateTable
+from sluice_observability.ports import STEP_MAX_RECORDS, Change, StateTable
 from sluice_runtime.broker import Broker, TopicPartition
 from sluice_runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
-
-STEP_MAX_RECORDS = 1_000
-"""Records of one step: some hundred kilobytes of state, written in a few milliseconds."""
 
 STEP_MAX_LOOKS = 1_000
 """Timers that one step looks at."""
@@ -93,10 +90,18 @@ class BudgetWatch:
         letters: For invalid signals.
         clock: For the time at which a partition's end is asked for, and the delay of alerts.
         partitions: Of topic `signals`.
+        timers: Makes a partition's timers of the first ones.
     """
 
     def __init__(
-        self, budgets: Budgets, broker: Broker, letters: DeadLetterOffice, clock: Clock, partitions: int
+        self,
+        budgets: Budgets,
+        broker: Broker,
+        letters: DeadLetterOffice,
+        clock: Clock,
+        partitions: int,
+        *,
+        timers: Callable[[Mapping[str, int]], Timers] = Timers,
     ) -> None:
         self.figures = Figures()
         self._budgets = budgets
@@ -104,6 +109,7 @@ class BudgetWatch:
         self._letters = letters
         self._clock = clock
         self._count = partitions
+        self._timers = timers
         self._owned: dict[int, _Partition] = {}
 
     # What is owned
@@ -138,7 +144,7 @@ class BudgetWatch:
         await self._broker.read(alerts, max(bounds[alerts].first, end - LOOK_BACK_RECORDS), end, keep)
         pipelines = {key: decode(value) for key, value in stored.items() if "/" not in key}
         looks = {key: self._look_ms(key, pipeline) for key, pipeline in pipelines.items()}
-        self._owned[partition] = _Partition(position, pipelines, published, Timers(looks))
+        self._owned[partition] = _Partition(position, pipelines, published, self._timers(looks))
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Lets go of partitions."""

@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from sluice_contracts.constraints import NO_SECRETS
 from sluice_contracts.messages import admission, agent, pipeline
 from sluice_contracts.messages.base import Message, PipelineState
 from sluice_spawner.domain import evolving_admission, evolving_agents, facts
 from sluice_spawner.domain.facts import Fact
 from sluice_spawner.domain.planning import nodes_of, spec_json
-from sluice_spawner.domain.policy import NO_SECRETS, REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
+from sluice_spawner.domain.policy import REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
 from sluice_spawner.domain.state import (
     Artifact,
     Fault,

@@ -8,7 +8,7 @@ from sluice_contracts.envelope import SYSTEM_TENANT
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_spawner.domain.facts import WAITING_TIMER, Fact, LookPlanned, SlotsClaimed, SlotsGranted
 from sluice_spawner.domain.policy import SpawnerPolicy
-from sluice_spawner.domain.state import ClaimEntity
+from sluice_spawner.domain.state_admission import ClaimEntity
 from sluice_spawner.domain.view import View
 
 # A pipeline

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sluice_contracts.constraints import NO_SECRETS, READ_ONLY, SANDBOX_ONLY
+
 AGENT_RUN_MAX_BYTES = 64 * 1024
 """An `agent.run` stays below this: it is written for every attempt, and read by runners that hold hundreds."""
 
@@ -47,10 +49,7 @@ noticed without anybody's request, for one journal record each time."""
 REMEMBERED_REFUSALS_MAX_COUNT = 64
 """Refused inputs that a pipeline remembers, so that a redelivery is not refused again. A redelivery follows closely."""
 
-NO_SECRETS = "no-secrets"
-"""The constraint of a task that gets no grant: none of its attempts can read from Vault."""
-
-KNOWN_CONSTRAINTS = (NO_SECRETS, "read-only", "sandbox-only")
+KNOWN_CONSTRAINTS = (NO_SECRETS, READ_ONLY, SANDBOX_ONLY)
 """The constraints of a task (P3) that runners enforce; a plan with another is refused."""
 
 

@@ -1,4 +1,4 @@
-"""What the spawner knows of a pipeline, and of the slots of all: small entities, each under its own key.
+"""What the spawner knows of a pipeline: small entities, each under its own key. Of the slots of all: `state_admission`.
 
 What never changes (plan, specifications) is apart from what does, so that a decision rewrites little: a finished turn
 touches one agent. Keys begin with the pipeline's id; `view` is their one place.
@@ -18,6 +18,7 @@ import msgspec
 from sluice_contracts.limits import COST_DIGITS, COST_MAX_USD, COUNT_MAX
 from sluice_contracts.messages.base import AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
 from sluice_runtime.deciding import Entity, Timer
+from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
 from sluice_spawner.domain.workflow import Condition
 
 AttemptEnd = Literal["succeeded", "failed", "lost", "stopped"]
@@ -350,45 +351,6 @@ class FinishedPipeline(Entity, frozen=True, tag="finished"):
     agents: tuple[FinishedAgent, ...] = ()
     commands: tuple[str, ...] = ()
     request_number: int = 0
-
-
-class PoolEntity(Entity, frozen=True, tag="pool"):
-    """The slots of the whole installation (P13). There is one, and it is never deleted.
-
-    Attributes:
-        granted: What all claims have together.
-        first: Head of the queue of claims that wait for more; each names its neighbours.
-        grants: How many grants were ever said: the next one's id is made of it.
-        looks: How often the timer of those who wait was set; its generation.
-    """
-
-    granted: int = 0
-    first: str | None = None
-    last: str | None = None
-    grants: int = 0
-    looks: int = 0
-
-
-class ClaimEntity(Entity, frozen=True, tag="claim"):
-    """What one pipeline has of the slots, and wants. It exists as long as the pipeline wants any.
-
-    Attributes:
-        tenant: The pipeline's.
-        number: Of the latest request that counted.
-        previous: The neighbour before it in the queue, nearer to the head.
-    """
-
-    tenant: str
-    number: int = 0
-    wanted: int = 0
-    granted: int = 0
-    previous: str | None = None
-    next: str | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it stands in the queue."""
-        return self.wanted > self.granted
 
 
 ENTITY_TYPE = (

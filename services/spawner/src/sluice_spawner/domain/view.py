@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from sluice_contracts.ids import derived_id
-from sluice_runtime.deciding import Entity, State, Timer, timer_key
+from sluice_runtime.deciding import EntityView
 from sluice_spawner.domain.state import (
     AgentEntity,
-    ClaimEntity,
     FinishedPipeline,
     PipelineEntity,
     PlanEntity,
-    PoolEntity,
     QuestionEntity,
     RefusalsEntity,
     RequestEntity,
@@ -20,41 +16,13 @@ from sluice_spawner.domain.state import (
     TaskEntity,
     TaskSpecEntity,
 )
+from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
 
-E = TypeVar("E", bound=Entity)
 
+class View(EntityView):
+    """Reads and writes one pipeline's entities, or the installation's."""
 
-class View:
-    """Reads and writes one pipeline's entities, or the installation's; `deltas` is what was written.
-
-    Reading an entity of another class than its key says, or one that must be there and is not, raises
-    `AssertionError`: the state is damaged, and the processor must stop.
-    """
-
-    __slots__ = ("_state", "deltas", "pipeline_id")
-
-    def __init__(self, state: State, pipeline_id: str) -> None:
-        self._state = state
-        self.pipeline_id = pipeline_id
-        self.deltas: dict[str, Entity | None] = {}
-
-    def _find(self, name: str, cls: type[E]) -> E | None:
-        key = f"{self.pipeline_id}/{name}"
-        entity = self.deltas[key] if key in self.deltas else self._state.get(key)
-        assert entity is None or type(entity) is cls, f"{key} is a {type(entity).__name__}, not a {cls.__name__}"
-        return entity
-
-    def _get(self, name: str, cls: type[E]) -> E:
-        entity = self._find(name, cls)
-        assert entity is not None, f"{self.pipeline_id}/{name} is missing"
-        return entity
-
-    def _put(self, name: str, entity: Entity | None) -> None:
-        key = f"{self.pipeline_id}/{name}"
-        if entity is None and key not in self._state:
-            self.deltas.pop(key, None)
-        else:
-            self.deltas[key] = entity
+    __slots__ = ()
 
     # The pipeline
 
@@ -184,21 +152,3 @@ class View:
     def put_claim(self, pipeline_id: str, entity: ClaimEntity | None) -> None:
         """Writes or deletes a claim."""
         self._put(f"claim/{pipeline_id}", entity)
-
-    # Timers
-
-    def find_timer(self, name: str) -> Timer | None:
-        """A timer, if it is set."""
-        return self._find(f"timer/{name}", Timer)
-
-    def set_timer(self, name: str, due_at_ms: int, generation: int, tenant: str) -> None:
-        """Sets a timer, in the place of the one of that name."""
-        timer = Timer(
-            pipeline_id=self.pipeline_id, name=name, due_at_ms=due_at_ms, generation=generation, tenant=tenant
-        )
-        assert timer.key == timer_key(self.pipeline_id, name)
-        self._put(f"timer/{name}", timer)
-
-    def delete_timer(self, name: str) -> None:
-        """Deletes a timer, if it is set."""
-        self._put(f"timer/{name}", None)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.http import Readiness, probes_app
 from sluice_runtime.http_server import serve
 from sluice_runtime.kafka.broker import KafkaBroker
-from sluice_runtime.metrics import PARTITIONS_OWNED, Metrics
+from sluice_runtime.metrics import Metrics
+from sluice_runtime.processor.running import RESTORED, run_parts
 from sluice_spawner.bootstrap import SERVICE, Spawner
 from sluice_spawner.settings import SpawnerSettings
-
-READY_LOOK_S = 0.1
-RESTORED = "partitions"
 
 
 async def run(settings: SpawnerSettings, stop: asyncio.Event) -> None:
@@ -30,32 +26,6 @@ async def run(settings: SpawnerSettings, stop: asyncio.Event) -> None:
     )
     async with broker, serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port):
         spawner = Spawner(settings, broker, SystemClock(), metrics)
-
-        async def tell_readiness() -> None:
-            while not stop.is_set():
-                if spawner.processor.ready:
-                    readiness.met(RESTORED)
-                else:
-                    readiness.missing(RESTORED, "not in the group, or a partition is being restored")
-                metrics.gauge(PARTITIONS_OWNED).set(len(spawner.processor.partitions))
-                await asyncio.sleep(READY_LOOK_S)
-
-        async with asyncio.TaskGroup() as tasks:
-            for part in (spawner.processor.run(stop), spawner.heartbeats.run(stop), tell_readiness()):
-                tasks.create_task(_until_stopped(part, stop))
-
-
-async def _until_stopped(part: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-    """Runs a part. One that ends sooner ends the process; a task group would not notice that it was cancelled.
-
-    Raises:
-        RuntimeError: The part ended, and nobody had asked it to.
-    """
-    try:
-        await part
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-    if not stop.is_set():
-        raise RuntimeError("a part of the spawner ended, and nobody had asked it to")
+        await run_parts(
+            spawner.processor, spawner.heartbeats.run(stop), stop=stop, readiness=readiness, metrics=metrics
+        )

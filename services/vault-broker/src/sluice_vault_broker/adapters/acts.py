@@ -13,7 +13,7 @@ from sluice_contracts.messages.base import Message
 from sluice_runtime.clock import Clock
 from sluice_runtime.vault.names import grant_context
 from sluice_vault_broker.adapters.holdings import Wanted
-from sluice_vault_broker.domain.facts import TokenEnded, TokenGone, TokenMinted, TokenProlonged
+from sluice_vault_broker.domain.facts import VaultGone, VaultMinted, VaultRenewed, VaultRevoked
 from sluice_vault_broker.domain.state import RevocationEntity, TokenEntity
 from sluice_vault_broker.ports import Label, TokenUnknown, Vault
 
@@ -56,7 +56,7 @@ def _mint_root(vault: Vault, clock: Clock, terms: Terms, wanted: Wanted, entity:
     yield
     kept = vault.keep(wanted.pipeline_id, minted.token)
     yield
-    return TokenMinted(
+    return VaultMinted(
         number=entity.number,
         accessor=minted.accessor,
         top=login.accessor,
@@ -90,7 +90,7 @@ def _mint_child(
         del with_token
         yield
     except TokenUnknown:
-        return TokenGone(agent_id=parent.agent_id, accessor=parent.accessor)
+        return VaultGone(agent_id=parent.agent_id, accessor=parent.accessor)
     context = grant_context(wanted.pipeline_id, entity.agent_id, entity.attempt)
     sealed = vault.seal(entity.queue, context, minted.token)
     yield
@@ -98,7 +98,7 @@ def _mint_child(
     if entity.may_have_agents:
         kept = vault.keep(wanted.pipeline_id, minted.token)
         yield
-    return TokenMinted(
+    return VaultMinted(
         agent_id=entity.agent_id,
         attempt=entity.attempt,
         number=entity.number,
@@ -122,8 +122,8 @@ def _renew(vault: Vault, clock: Clock, terms: Terms, entity: TokenEntity) -> Act
             ttl_s = min(ttl_s, vault.renew(entity.top, terms.ttl_s))
             yield
     except TokenUnknown:
-        return TokenGone(agent_id=entity.agent_id, accessor=entity.accessor)
-    return TokenProlonged(
+        return VaultGone(agent_id=entity.agent_id, accessor=entity.accessor)
+    return VaultRenewed(
         agent_id=entity.agent_id,
         accessor=entity.accessor,
         renewed_at_ms=asked_at_ms,
@@ -137,4 +137,4 @@ def _revoke(vault: Vault, pipeline_id: str, entity: RevocationEntity) -> Act:
     if entity.last:
         vault.delete_entity(pipeline_id)
         yield
-    return TokenEnded(accessor=entity.accessor)
+    return VaultRevoked(accessor=entity.accessor)

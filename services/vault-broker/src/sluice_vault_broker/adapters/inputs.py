@@ -7,15 +7,15 @@ from sluice_contracts.ids import derived_id
 from sluice_contracts.messages.base import Message
 from sluice_runtime.processor.partition import Injected
 from sluice_vault_broker.domain.building import SOURCE
-from sluice_vault_broker.domain.facts import OrphanFound, TokenEnded, TokenGone, TokenMinted, TokenProlonged
+from sluice_vault_broker.domain.facts import OrphanFound, VaultGone, VaultMinted, VaultRenewed, VaultRevoked
 
 
 def injected(pipeline_id: str, tenant: str, message: Message, now_ms: int) -> Injected:
     """An answer about a pipeline. What is the same answer has the same id."""
     match message:
-        case TokenProlonged(accessor=accessor, expires_at_ms=expires_at_ms):
+        case VaultRenewed(accessor=accessor, expires_at_ms=expires_at_ms):
             identity = derived_id(message.type, accessor, expires_at_ms)
-        case TokenMinted(accessor=accessor) | TokenEnded(accessor=accessor) | TokenGone(accessor=accessor):
+        case VaultMinted(accessor=accessor) | VaultRevoked(accessor=accessor) | VaultGone(accessor=accessor):
             identity = derived_id(message.type, accessor)
         case OrphanFound(accessor=accessor):
             identity = derived_id(message.type, accessor)

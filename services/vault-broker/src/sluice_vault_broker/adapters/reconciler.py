@@ -17,7 +17,7 @@ from sluice_vault_broker.adapters.hands import Inject
 from sluice_vault_broker.adapters.holdings import Holdings
 from sluice_vault_broker.adapters.inputs import injected
 from sluice_vault_broker.adapters.schedule import Schedule
-from sluice_vault_broker.domain.facts import OrphanFound, TokenGone
+from sluice_vault_broker.domain.facts import OrphanFound, VaultGone
 from sluice_vault_broker.domain.state import TokenEntity
 from sluice_vault_broker.ports import Label, TokenUnknown, Vault, VaultAway, VaultFault, VaultRefused
 
@@ -194,7 +194,7 @@ class Reconciler:
             if not self._holdings.knows(token.accessor):
                 continue
             log.warning("pipeline %s has lost a token, or its entity: %s", pipeline_id, token.accessor)
-            gone = TokenGone(agent_id=token.agent_id, accessor=token.accessor)
+            gone = VaultGone(agent_id=token.agent_id, accessor=token.accessor)
             self._inject(number, [injected(pipeline_id, "", gone, self._clock.now_ms())])
 
     def _sweep_entities(self, entities: list[str]) -> Calls:

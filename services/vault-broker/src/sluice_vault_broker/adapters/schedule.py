@@ -102,20 +102,12 @@ class Schedule:
         """It is not done, or nobody knows; it is tried again."""
         self._given.pop(wanted.key, None)
         if isinstance(fault, VaultAway):
-            self.missed(now_ms)
+            self._away_until_ms = now_ms + _backoff_ms(self._away_count)
+            self._away_count += 1
             return
         self._away_count = 0
         count = self._tries[wanted.key][1] if wanted.key in self._tries else 0
         self._tries[wanted.key] = wanted, count + 1, now_ms + _backoff_ms(count)
-
-    def missed(self, now_ms: int) -> None:
-        """Vault is away."""
-        self._away_until_ms = now_ms + _backoff_ms(self._away_count)
-        self._away_count += 1
-
-    def reached(self) -> None:
-        """Vault is there."""
-        self._away_count = 0
 
     def forget(self, partition: int) -> None:
         """The partition is no longer ours: what it had answered may never have been decided."""

@@ -85,7 +85,7 @@ class DecisionBuilder:
     def deny(self, code: str, detail: str, *, agent_id: str | None, attempt: int | None, request_id: str = "") -> None:
         """Answers a command that it will not be done: the one that is being decided, or an earlier request."""
         request_id = request_id or self.cause.id
-        if request_id in self.view.refusals().ids:
+        if request_id in self.view.decided_commands().ids:
             return
         own = request_id == self.cause.id
         self.accept(CommandDecided(command_id=request_id))
@@ -115,7 +115,7 @@ class DecisionBuilder:
     @property
     def decided(self) -> bool:
         """Whether the command was remembered by its id (`remember`, `deny`)."""
-        return self.cause.id in self.view.refusals().ids
+        return self.cause.id in self.view.decided_commands().ids
 
     def remember(self) -> None:
         """The command is done; if it comes again, it changes nothing."""

@@ -13,15 +13,15 @@ from sluice_vault_broker.domain import facts
 from sluice_vault_broker.domain.facts import RETENTION_TIMER, Fact, token_timer
 from sluice_vault_broker.domain.policy import (
     EXPIRY_SLACK_MS,
-    REMEMBERED_REFUSALS_MAX_COUNT,
+    REMEMBERED_COMMANDS_MAX_COUNT,
     RENEWABLE_MIN_MS,
     BrokerPolicy,
 )
 from sluice_vault_broker.domain.state import (
     AgentEntity,
+    DecidedCommandsEntity,
     FinishedPipeline,
     PipelineEntity,
-    RefusalsEntity,
     RevocationEntity,
     TokenEntity,
 )
@@ -100,7 +100,7 @@ def _forgotten(view: View, message: facts.PipelineForgotten, fact: Fact, policy:
     if view.find_pipeline() is not None:
         _forget(view)
     view.put_finished(None)
-    view.put_refusals(None)
+    view.put_decided_commands(None)
     view.delete_timer(RETENTION_TIMER)
 
 
@@ -113,8 +113,8 @@ def _forget(view: View) -> None:
 def _decided(view: View, message: facts.CommandDecided, fact: Fact, policy: BrokerPolicy) -> None:
     """Remembers a command, where there is a pipeline that bounds how many are remembered, and for how long."""
     if view.find_pipeline() is not None or view.find_finished() is not None:
-        ids_ = (*view.refusals().ids, message.command_id)[-REMEMBERED_REFUSALS_MAX_COUNT:]
-        view.put_refusals(RefusalsEntity(ids=ids_))
+        ids_ = (*view.decided_commands().ids, message.command_id)[-REMEMBERED_COMMANDS_MAX_COUNT:]
+        view.put_decided_commands(DecidedCommandsEntity(ids=ids_))
 
 
 def _closed(view: View, message: facts.AttemptClosed, fact: Fact, policy: BrokerPolicy) -> None:
@@ -132,7 +132,12 @@ def _add_agent(view: View, agent_id: str, entity: AgentEntity) -> None:
 
 
 def _set_retention(view: View, fact: Fact, policy: BrokerPolicy) -> None:
-    view.set_timer(RETENTION_TIMER, fact.time_ms + policy.retention_s * 1_000, fact.tenant)
+    _set_timer(view, RETENTION_TIMER, fact.time_ms + policy.retention_s * 1_000, fact)
+
+
+def _set_timer(view: View, name: str, due_at_ms: int, fact: Fact) -> None:
+    """Its generation is the time at which it is due."""
+    view.set_timer(name, due_at_ms, due_at_ms, fact.tenant)
 
 
 # Tokens
@@ -173,7 +178,7 @@ def _root_asked(view: View, message: facts.RootAsked, fact: Fact, policy: Broker
     view.put_token(None, replace(view.token(None), request_id=message.request_id, implied=False))
 
 
-def _minted(view: View, message: facts.TokenMinted, fact: Fact, policy: BrokerPolicy) -> None:
+def _minted(view: View, message: facts.VaultMinted, fact: Fact, policy: BrokerPolicy) -> None:
     entity = replace(
         view.token(message.agent_id),
         accessor=message.accessor,
@@ -188,7 +193,7 @@ def _minted(view: View, message: facts.TokenMinted, fact: Fact, policy: BrokerPo
     _set_token_timer(view, entity, fact, policy)
 
 
-def _prolonged(view: View, message: facts.TokenProlonged, fact: Fact, policy: BrokerPolicy) -> None:
+def _renewed(view: View, message: facts.VaultRenewed, fact: Fact, policy: BrokerPolicy) -> None:
     entity = replace(
         view.token(message.agent_id),
         renewing_since_ms=None,
@@ -212,7 +217,7 @@ def _looked(view: View, message: facts.TokenLooked, fact: Fact, policy: BrokerPo
 def _set_token_timer(view: View, entity: TokenEntity, fact: Fact, policy: BrokerPolicy) -> None:
     renewal_ms = renewal_due_ms(entity, policy)
     due_at_ms = expiry_told_ms(entity) if renewal_ms is None else min(renewal_ms, expiry_told_ms(entity))
-    view.set_timer(token_timer(entity.agent_id), due_at_ms, fact.tenant)
+    _set_timer(view, token_timer(entity.agent_id), due_at_ms, fact)
 
 
 def _lost(view: View, message: facts.TokenLost, fact: Fact, policy: BrokerPolicy) -> None:
@@ -244,7 +249,7 @@ def _revocation_wanted(view: View, message: facts.RevocationWanted, fact: Fact, 
     )
 
 
-def _token_ended(view: View, message: facts.TokenEnded, fact: Fact, policy: BrokerPolicy) -> None:
+def _vault_revoked(view: View, message: facts.VaultRevoked, fact: Fact, policy: BrokerPolicy) -> None:
     view.put_revocation(message.accessor, None)
 
 
@@ -258,12 +263,12 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.AttemptClosed: _closed,
     facts.TokenWanted: _wanted,
     facts.RootAsked: _root_asked,
-    facts.TokenMinted: _minted,
-    facts.TokenProlonged: _prolonged,
+    facts.VaultMinted: _minted,
+    facts.VaultRenewed: _renewed,
     facts.RenewalWanted: _renewal_wanted,
     facts.TokenLooked: _looked,
     facts.TokenLost: _lost,
     facts.RevocationWanted: _revocation_wanted,
-    facts.TokenEnded: _token_ended,
+    facts.VaultRevoked: _vault_revoked,
 }
 """What changes the state. Events of `sluice_contracts.messages.token` only say what these did, and are counted."""

@@ -20,7 +20,7 @@ def token_timer(agent_id: str | None) -> str:
 # What Vault answered: inputs, which the hands and the reconciler inject. Each may be lost, late, or come twice.
 
 
-class TokenMinted(Message):
+class VaultMinted(Message):
     """A wanted token exists in Vault. It was minted for this number, and for nothing else."""
 
     type: ClassVar[str] = "vault.minted"
@@ -38,7 +38,7 @@ class TokenMinted(Message):
     ends_at_ms: int
 
 
-class TokenProlonged(Message):
+class VaultRenewed(Message):
     """Vault renewed a token."""
 
     type: ClassVar[str] = "vault.renewed"
@@ -48,14 +48,14 @@ class TokenProlonged(Message):
     expires_at_ms: int
 
 
-class TokenEnded(Message):
+class VaultRevoked(Message):
     """Vault ended a token and all below it, or does not know it any more."""
 
     type: ClassVar[str] = "vault.revoked"
     accessor: str
 
 
-class TokenGone(Message):
+class VaultGone(Message):
     """Vault does not know a token that we believe alive, nor any below it."""
 
     type: ClassVar[str] = "vault.gone"

@@ -19,19 +19,19 @@ from sluice_vault_broker.domain.facts import (
     PipelineForgotten,
     RenewalWanted,
     RevocationWanted,
-    TokenEnded,
-    TokenGone,
     TokenLooked,
     TokenLost,
-    TokenMinted,
-    TokenProlonged,
     TokenWanted,
+    VaultGone,
+    VaultMinted,
+    VaultRenewed,
+    VaultRevoked,
 )
 from sluice_vault_broker.domain.revoking import subtree
 from sluice_vault_broker.domain.state import TokenEntity
 
 
-def minted(builder: DecisionBuilder, message: TokenMinted) -> None:
+def minted(builder: DecisionBuilder, message: VaultMinted) -> None:
     """A token exists: it is granted, if it is the one that is wanted; else it ends."""
     view = builder.view
     token = view.find_token(message.agent_id)
@@ -46,7 +46,7 @@ def minted(builder: DecisionBuilder, message: TokenMinted) -> None:
     _revoke_stray(builder, message.top or message.accessor, message.agent_id, message.attempt)
 
 
-def _grant(builder: DecisionBuilder, message: TokenMinted, token: TokenEntity) -> None:
+def _grant(builder: DecisionBuilder, message: VaultMinted, token: TokenEntity) -> None:
     builder.accept(message)
     grant = None
     if message.sealed is not None:
@@ -69,7 +69,7 @@ def _grant(builder: DecisionBuilder, message: TokenMinted, token: TokenEntity) -
     )
 
 
-def prolonged(builder: DecisionBuilder, message: TokenProlonged) -> None:
+def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
     """A token was renewed."""
     token = builder.view.find_token(message.agent_id)
     if token is None or token.accessor != message.accessor or token.renewing_since_ms is None:
@@ -88,7 +88,7 @@ def prolonged(builder: DecisionBuilder, message: TokenProlonged) -> None:
     )
 
 
-def ended(builder: DecisionBuilder, message: TokenEnded) -> None:
+def revoked(builder: DecisionBuilder, message: VaultRevoked) -> None:
     """Vault has ended a token that had to end."""
     wanted = builder.view.find_revocation(message.accessor)
     if wanted is None:
@@ -110,7 +110,7 @@ def ended(builder: DecisionBuilder, message: TokenEnded) -> None:
     )
 
 
-def gone(builder: DecisionBuilder, message: TokenGone) -> None:
+def gone(builder: DecisionBuilder, message: VaultGone) -> None:
     """Vault does not know a token any more that we believed alive."""
     token = builder.view.find_token(message.agent_id)
     if token is not None and token.accessor == message.accessor:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-AGENTS_PER_PIPELINE_MAX_COUNT = 1_000
+from sluice_contracts.limits import TASKS_MAX_COUNT
+
+AGENTS_PER_PIPELINE_MAX_COUNT = TASKS_MAX_COUNT
 """Agents of one pipeline with a token at once: as many tasks has the largest plan. Their ids stand in one entity, which
 is written again whenever one comes or goes."""
 
 REVOKED_NAMED_MAX_COUNT = 1_000
 """Accessors that one `token.revoked` names; the contract's limit."""
 
-REMEMBERED_REFUSALS_MAX_COUNT = 64
+REMEMBERED_COMMANDS_MAX_COUNT = 64
 """Denied requests and people's commands that a pipeline remembers, so that a redelivery changes nothing. It follows
 closely."""
 

@@ -148,8 +148,8 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
     last: bool = False
 
 
-class RefusalsEntity(Entity, frozen=True, tag="refusals"):
-    """The ids of the last requests that were denied and of people's last commands: a redelivery changes nothing."""
+class DecidedCommandsEntity(Entity, frozen=True, tag="refusals"):
+    """The last requests that were denied, and people's last commands, by their ids: a redelivery changes nothing."""
 
     ids: tuple[str, ...] = ()
 
@@ -175,7 +175,7 @@ ENTITY_TYPE = (
     | AgentEntity
     | TokenEntity
     | RevocationEntity
-    | RefusalsEntity
+    | DecidedCommandsEntity
     | FinishedPipeline
     | Timer
 )

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
 
-from sluice_runtime.deciding import Entity, State, Timer
+from sluice_runtime.deciding import EntityView
 from sluice_vault_broker.domain.state import (
     AgentEntity,
     AgentsEntity,
+    DecidedCommandsEntity,
     FinishedPipeline,
     PipelineEntity,
-    RefusalsEntity,
     RevocationEntity,
     TokenEntity,
 )
 
-E = TypeVar("E", bound=Entity)
 
+class View(EntityView):
+    """Reads and writes the entities of one pipeline's credentials."""
 
-class View:
-    """Reads and writes the entities of one pipeline's credentials; `deltas` is what was written.
-
-    Reading an entity of another class than its key says, or one that must be there and is not, raises
-    `AssertionError`: the state is damaged, and the processor must stop.
-    """
-
-    __slots__ = ("_state", "deltas", "pipeline_id")
-
-    def __init__(self, state: State, pipeline_id: str) -> None:
-        self._state = state
-        self.pipeline_id = pipeline_id
-        self.deltas: dict[str, Entity | None] = {}
-
-    def _find(self, name: str, cls: type[E]) -> E | None:
-        key = f"{self.pipeline_id}/{name}"
-        entity = self.deltas[key] if key in self.deltas else self._state.get(key)
-        assert entity is None or type(entity) is cls, f"{key} is a {type(entity).__name__}, not a {cls.__name__}"
-        return entity
-
-    def _put(self, name: str, entity: Entity | None) -> None:
-        key = f"{self.pipeline_id}/{name}"
-        if entity is None and key not in self._state:
-            self.deltas.pop(key, None)
-        else:
-            self.deltas[key] = entity
+    __slots__ = ()
 
     # The pipeline
 
@@ -54,9 +29,7 @@ class View:
 
     def pipeline(self) -> PipelineEntity:
         """The pipeline, which must be known."""
-        entity = self.find_pipeline()
-        assert entity is not None, f"{self.pipeline_id}/pipeline is missing"
-        return entity
+        return self._get("pipeline", PipelineEntity)
 
     def put_pipeline(self, entity: PipelineEntity | None) -> None:
         """Writes or deletes the pipeline."""
@@ -70,11 +43,11 @@ class View:
         """Writes or deletes what remains of the pipeline."""
         self._put("finished", entity)
 
-    def refusals(self) -> RefusalsEntity:
+    def decided_commands(self) -> DecidedCommandsEntity:
         """The commands that are remembered by their ids."""
-        return self._find("refusals", RefusalsEntity) or RefusalsEntity()
+        return self._find("refusals", DecidedCommandsEntity) or DecidedCommandsEntity()
 
-    def put_refusals(self, entity: RefusalsEntity | None) -> None:
+    def put_decided_commands(self, entity: DecidedCommandsEntity | None) -> None:
         """Writes or deletes the commands that are remembered by their ids."""
         self._put("refusals", entity)
 
@@ -101,9 +74,7 @@ class View:
         """All agents for which anything was ever asked, the last one first."""
         agent_id = self.pipeline().last_agent
         while agent_id is not None:
-            entity = self.find_agent(agent_id)
-            assert entity is not None, f"{self.pipeline_id}/agent/{agent_id} is missing"
-            previous = entity.previous
+            previous = self._get(f"agent/{agent_id}", AgentEntity).previous
             yield agent_id
             agent_id = previous
 
@@ -115,9 +86,7 @@ class View:
 
     def token(self, agent_id: str | None) -> TokenEntity:
         """An agent's token, or the pipeline's own, which must be there."""
-        entity = self.find_token(agent_id)
-        assert entity is not None, f"{self.pipeline_id}/{_token(agent_id)} is missing"
-        return entity
+        return self._get(_token(agent_id), TokenEntity)
 
     def put_token(self, agent_id: str | None, entity: TokenEntity | None) -> None:
         """Writes or deletes a token."""
@@ -144,21 +113,6 @@ class View:
     def put_revocation(self, accessor: str, entity: RevocationEntity | None) -> None:
         """Writes or deletes what must end."""
         self._put(f"revocation/{accessor}", entity)
-
-    # Timers
-
-    def find_timer(self, name: str) -> Timer | None:
-        """A timer, if it is set."""
-        return self._find(f"timer/{name}", Timer)
-
-    def set_timer(self, name: str, due_at_ms: int, tenant: str) -> None:
-        """Sets a timer, in the place of the one of that name; its generation is the time at which it is due."""
-        timer = Timer(pipeline_id=self.pipeline_id, name=name, due_at_ms=due_at_ms, generation=due_at_ms, tenant=tenant)
-        self._put(f"timer/{name}", timer)
-
-    def delete_timer(self, name: str) -> None:
-        """Deletes a timer, if it is set."""
-        self._put(f"timer/{name}", None)
 
 
 def _token(agent_id: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sluice_contracts.envelope import OutgoingRecord, Record
 from sluice_contracts.topics import AUDIT_POSITION, VAULT_AUDIT
@@ -11,9 +12,20 @@ from sluice_vault_broker.audit.domain.lines import Position
 from sluice_vault_broker.audit.domain.telling import SOURCE, position_record, read_position
 
 POSITIONS = TopicPartition(AUDIT_POSITION.name, 0)
-TRIM_INTERVAL_COUNT = 1_000
-KEPT_OFFSETS_COUNT = 100
-"""The last position is the last record but for markers of transactions; the others are for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsKept:
+    """What the topic of positions keeps.
+
+    Attributes:
+        trim_interval_count: After so many positions the older ones are deleted.
+        offsets_count: So many offsets stay. The last position is the last record but for markers of transactions; the
+            others are for people.
+    """
+
+    trim_interval_count: int = 1_000
+    offsets_count: int = 100
 
 
 class AuditTopic:
@@ -23,13 +35,21 @@ class AuditTopic:
         position: The last one that is durable.
     """
 
-    def __init__(self, broker: Broker, transaction: Transaction, partitions: int, position: Position | None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        transaction: Transaction,
+        partitions: int,
+        position: Position | None,
+        kept: PositionsKept,
+    ) -> None:
         self.position = position
         self._broker, self._transaction, self._partitions = broker, transaction, partitions
+        self._kept = kept
         self._writes = 0
 
     @classmethod
-    async def opened(cls, broker: Broker) -> AuditTopic:
+    async def opened(cls, broker: Broker, kept: PositionsKept) -> AuditTopic:
         """Fences whoever wrote before, and reads how far he came.
 
         Raises:
@@ -40,7 +60,7 @@ class AuditTopic:
         await broker.partitions(AUDIT_POSITION.name)
         transaction = await broker.open_transaction(SOURCE)
         try:
-            return cls(broker, transaction, partitions, await _last_position(broker))
+            return cls(broker, transaction, partitions, await _last_position(broker, kept), kept)
         except BaseException:
             await transaction.close()
             raise
@@ -56,19 +76,19 @@ class AuditTopic:
         await self._transaction.write([*placed, (position_record(position), POSITIONS.partition)])
         self.position = position
         self._writes += 1
-        if self._writes % TRIM_INTERVAL_COUNT == 0:
+        if self._writes % self._kept.trim_interval_count == 0:
             end = (await self._broker.bounds([POSITIONS]))[POSITIONS].end
-            await self._broker.trim(POSITIONS, max(0, end - KEPT_OFFSETS_COUNT))
+            await self._broker.trim(POSITIONS, max(0, end - self._kept.offsets_count))
 
     async def close(self) -> None:
         """Gives the right up."""
         await self._transaction.close()
 
 
-async def _last_position(broker: Broker) -> Position | None:
+async def _last_position(broker: Broker, kept: PositionsKept) -> Position | None:
     """The last record, looked for from the end: behind it stand markers, and transactions that were given up."""
     bounds = (await broker.bounds([POSITIONS]))[POSITIONS]
-    count = KEPT_OFFSETS_COUNT
+    count = kept.offsets_count
     while True:
         start = max(bounds.first, bounds.end - count)
         found: list[Record] = []

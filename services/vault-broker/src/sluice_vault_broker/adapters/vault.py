@@ -19,7 +19,7 @@ WRAPPING_TTL = "60s"
 _ENTITIES = "identity/entity/id"
 
 
-class HvacVault:
+class VaultApi:
     """One installation's use of a Vault (`ports.Vault`).
 
     Args:
