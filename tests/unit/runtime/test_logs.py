@@ -130,11 +130,8 @@ def test_a_wrong_log_call_neither_raises_nor_shows_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "\u2028", "\x00\x1b[31m", "\ud800", "ü", '"quoted"', "\\"])
-def test_whatever_is_logged_stays_on_one_line_of_json(value: str) -> None:
-    lines = Lines()
-    log = logging.Logger("x")  # alone: half a character in pytest's own report of it would end a worker of the tests
-    log.addHandler(JsonHandler("spawner", Redactor(), lines))
-    log.info("%s", value, extra={"v": value, "n": float("nan")})
+def test_whatever_is_logged_stays_on_one_line_of_json(lines: Lines, value: str) -> None:
+    logging.getLogger().info("%s", value, extra={"v": value, "n": float("nan")})
     assert lines.getvalue().count("\n") == 1
     assert (lines.one()["message"], lines.one()["v"], lines.one()["n"]) == (value, value, "nan")
 
