@@ -86,6 +86,12 @@ class MemoryStore:
         self.expire()
         return next((one for one in self.tokens.values() if one.secret == token.get_secret_value()), None)
 
+    def honoured(self) -> set[str]:
+        """The tokens that open anything: one without its entity does not."""
+        self.expire()
+        entities = set(self.entities.values())
+        return {one.accessor for one in self.tokens.values() if one.entity_id in entities}
+
 
 class MemoryVault:
     """One installation's use of a Vault in memory (`ports.Vault`)."""

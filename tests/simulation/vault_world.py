@@ -13,11 +13,18 @@ from dataclasses import dataclass, fields
 from uuid import UUID
 
 from sluice_contracts import topics
-from sluice_contracts.codec import encode
+from sluice_contracts.codec import decode, encode
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.alert import AlertAction, AlertRaised
-from sluice_contracts.messages.token import TokenRenew, TokenRequest, TokenRevoke
+from sluice_contracts.messages.token import (
+    FULL_REVOCATIONS,
+    TokenGranted,
+    TokenRenew,
+    TokenRequest,
+    TokenRevoke,
+    TokenRevoked,
+)
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.memory import MemoryLog
 from sluice_vault_broker.adapters.acts import Terms
@@ -118,6 +125,8 @@ class VaultWorld:
         self.journalled: list[bytes] = []
         self.brokers: list[BrokerInstance] = []
         self.frozen: list[BrokerInstance] = []
+        self._read = [0] * PARTITIONS
+        self._granted: dict[str, set[str]] = defaultdict(set)
         self._made = 0
         self._calm = False
         self._new_broker()
@@ -247,8 +256,22 @@ class VaultWorld:
                 self.clock.advance(passed_ms)
                 self._vault_clock.advance(passed_ms)
         self.random.choice(self.brokers).step()
+        self._check_revocations()
         if self.random.random() < 0.05:
             self._rebalance()
+
+    def _check_revocations(self) -> None:
+        """Whoever reads that all of a pipeline was revoked may rely on it: Vault honours nothing that was granted."""
+        for number, first in enumerate(self._read):
+            told = self.log.read(TopicPartition("token.events", number), first)
+            self._read[number] += len(told)
+            for event in (decode(record) for record in told):
+                data = event.data
+                if isinstance(data, TokenGranted):
+                    self._granted[event.subject].add(data.accessor)
+                elif isinstance(data, TokenRevoked) and data.agent_id is None and data.reason in FULL_REVOCATIONS:
+                    living = self._granted[event.subject] & self.store.honoured()
+                    assert not living, f"told to be revoked for {data.reason}, and alive: {living}"
 
     def _maybe_fault(self) -> None:
         roll, faults = self.random.random, self.faults
@@ -357,7 +380,8 @@ class VaultWorld:
     def _is_stuck(self, wanted: Wanted) -> bool:
         entity, stuck = wanted.entity, self.store.stuck
         if isinstance(entity, RevocationEntity):
-            calls = {("revoke", ""), ("revoke", entity.accessor), *([("delete_entity", "")] if entity.last else [])}
+            calls = {("revoke", one) for one in ("", entity.accessor, *entity.also)}
+            calls |= {("delete_entity", "")} if entity.last else set()
         elif entity.lives:
             calls = {("renew", ""), ("renew", entity.accessor), ("renew", entity.top or "")}
         else:

@@ -312,6 +312,8 @@ def test_what_comes_again_after_the_end_brings_nothing_back_but_another_life_beg
 def test_a_pipeline_whose_end_is_never_told_is_forgotten(world: World) -> None:
     world.grant("a")
     world.wait(MAX_TTL_MS / 1_000)
+    for revocation in world.revocations():
+        world.end(revocation.accessor)
     assert isinstance(world.state[f"{PIPELINE}/pipeline"], PipelineEntity)
     world.wait(8 * 86_400)
     assert world.state == {}

@@ -94,7 +94,7 @@ class Holdings:
                 self._wanted[Kind.MINT][key] = entity
         elif isinstance(entity, RevocationEntity):
             self._wanted[Kind.REVOKE][key] = entity
-            for accessor in (entity.accessor, *entity.accessors):
+            for accessor in (entity.accessor, *entity.accessors, *entity.also):
                 self._accessors[accessor] = key
             if entity.last:
                 self._last[key.partition("/")[0]].add(key)
@@ -104,7 +104,7 @@ class Holdings:
         for wanted in self._wanted.values():
             entity = wanted.pop(key, None)
             if isinstance(entity, RevocationEntity):
-                self._forget_accessors(key, entity.accessor, *entity.accessors)
+                self._forget_accessors(key, entity.accessor, *entity.accessors, *entity.also)
                 self._forget_last(key)
         token = self._tokens.pop(key, None)
         if token is not None:

@@ -15,8 +15,10 @@ def injected(pipeline_id: str, tenant: str, message: Message, now_ms: int) -> In
     match message:
         case TokenProlonged(accessor=accessor, expires_at_ms=expires_at_ms):
             identity = derived_id(message.type, accessor, expires_at_ms)
-        case TokenMinted(accessor=accessor) | TokenEnded(accessor=accessor) | TokenGone(accessor=accessor):
+        case TokenMinted(accessor=accessor) | TokenGone(accessor=accessor):
             identity = derived_id(message.type, accessor)
+        case TokenEnded(accessor=accessor, also=also):
+            identity = derived_id(message.type, accessor, *also)
         case OrphanFound(accessor=accessor):
             identity = derived_id(message.type, accessor)
         case _:

@@ -240,12 +240,27 @@ def _revocation_wanted(view: View, message: facts.RevocationWanted, fact: Fact, 
             alert_id=message.alert_id,
             traceparent=fact.traceparent,
             last=message.last,
+            also=message.also,
         ),
     )
+    for accessor in message.also:
+        view.put_revocation(accessor, None)
+    if message.agent_id is None:
+        _set_ending(view, without=(message.accessor, *message.also), more=(message.accessor,))
 
 
 def _token_ended(view: View, message: facts.TokenEnded, fact: Fact, policy: BrokerPolicy) -> None:
     view.put_revocation(message.accessor, None)
+    _set_ending(view, without=(message.accessor,))
+
+
+def _set_ending(view: View, *, without: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
+    pipeline = view.find_pipeline()
+    if pipeline is None:
+        return
+    ending = (*(one for one in pipeline.ending if one not in without), *more)
+    if ending != pipeline.ending:
+        view.put_pipeline(replace(pipeline, ending=ending))
 
 
 _EVOLUTIONS: dict[type[Message], Evolution] = {

@@ -49,10 +49,11 @@ class TokenProlonged(Message):
 
 
 class TokenEnded(Message):
-    """Vault ended a token and all below it, or does not know it any more."""
+    """Vault ended a token and all below it, or does not know it any more; and so what else was to end before it."""
 
     type: ClassVar[str] = "vault.revoked"
     accessor: str
+    also: tuple[str, ...] = ()
 
 
 class TokenGone(Message):
@@ -133,7 +134,7 @@ class RenewalWanted(Message):
 
 
 class RevocationWanted(Message):
-    """A token shall end, with all below it."""
+    """A token shall end, with all below it; what was to end by itself so far, `also`, ends with it."""
 
     type: ClassVar[str] = "revocation.wanted"
     accessor: str
@@ -145,6 +146,7 @@ class RevocationWanted(Message):
     detail: str = ""
     alert_id: str | None = None
     last: bool = False
+    also: tuple[str, ...] = ()
 
 
 class PipelineRevoked(Message):
