@@ -7,8 +7,8 @@ import pytest
 from tests.simulation.vault_world import KINDS, VaultFaults, VaultWorld
 
 PINNED = [423, 532, 143, 228, 258]
-"""Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts, and the end of all that
-was told of a pipeline whose tokens, given up before, still lived."""
+"""Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts; the end of all, told
+of a pipeline whose tokens, given up before, still lived."""
 
 SEEDS_PER_KIND = 20
 SEEDS = 60

@@ -115,3 +115,34 @@ def assert_away(path: str, answer: dict[str, Any]) -> None:
             missed.append(str(error))
     assert missed, f"{path}: {answer} was taken for Vault's answer"
     assert all(path.split()[1] in text and "CANARY" not in text for text in missed)
+
+
+METADATA = {"installation": "ours.", "tenant": "acme", "pipeline_id": PIPELINE, "number": "7"}
+AGENT_S = METADATA | {"agent_id": "a", "attempt": "2"}
+
+
+def labelled(metadata: Mapping[str, Any]) -> Label | None:
+    answer = {"data": {"accessor": "x", "meta": metadata}}
+    return vault(RIGHT | {"POST auth/token/lookup-accessor": answer}).lookup("x")
+
+
+def test_a_token_of_ours_is_known_by_its_metadata() -> None:
+    assert labelled(METADATA) == Label("acme", PIPELINE, 7)
+    assert labelled(AGENT_S | {"more": "words"}) == Label("acme", PIPELINE, 7, "a", 2)
+    assert labelled(METADATA | {"installation": "theirs."}) is None
+
+
+@pytest.mark.covers("V6")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attempt", "-5"), ("attempt", "0"), ("attempt", str(2**53)), ("attempt", "9" * 5_000), ("attempt", "x"),
+        ("attempt", None), ("agent_id", None), ("agent_id", "a b"), ("agent_id", ""), ("agent_id", "a" * 200),
+        ("agent_id", "a\n"), ("pipeline_id", f"{PIPELINE}/token/a"), ("pipeline_id", "+"), ("pipeline_id", None),
+        ("tenant", "a/b"), ("tenant", None), ("number", "-1"), ("number", ""), ("number", None),
+    ],
+)  # fmt: skip
+def test_what_an_agent_wrote_beside_a_token_names_no_other_key_and_stops_nobody(name: str, value: str | None) -> None:
+    """Whoever may have agents can make a token with any words; it ends with its parent."""
+    metadata = {one: words for one, words in (AGENT_S | {name: value}).items() if words is not None}
+    assert labelled(metadata) is None

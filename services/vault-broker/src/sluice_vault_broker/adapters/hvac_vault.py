@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import fields
 from typing import Any, TypeVar
 
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from sluice_runtime.vault import names
 from sluice_runtime.vault.client import NO_TOKEN, Connection
@@ -17,6 +18,9 @@ WRAPPING_TTL = "60s"
 """A SecretID is fetched and used at once; between the two it is in a wrapping that opens once."""
 
 T = TypeVar("T")
+
+_LABEL = TypeAdapter(Label)
+_LABELLED = tuple(one.name for one in fields(Label))
 
 _ENTITIES = "identity/entity/id"
 
@@ -171,19 +175,18 @@ class HvacVault:
         return metadata
 
     def _label(self, metadata: dict[str, Any]) -> Label | None:
-        """What was written beside a token of ours; whoever has one can make another below it, with any words."""
+        """What was written beside a token of ours.
+
+        An agent that may have others can make tokens below its own, with any words; those end with it. What the
+        contract would not let us say of a token is not taken from one.
+        """
         if metadata.get("installation") != self._installation:
             return None
         try:
-            return Label(
-                tenant=metadata["tenant"],
-                pipeline_id=metadata["pipeline_id"],
-                number=int(metadata["number"]),
-                agent_id=metadata.get("agent_id"),
-                attempt=int(metadata["attempt"]) if "attempt" in metadata else None,
-            )
-        except (KeyError, ValueError):
+            label = _LABEL.validate_python({name: metadata[name] for name in _LABELLED if name in metadata})
+        except ValidationError:
             return None
+        return label if (label.agent_id is None) == (label.attempt is None) else None
 
 
 def _find(answer: object, path: str, kind: type[T], *members: str) -> T:
