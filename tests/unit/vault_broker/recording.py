@@ -32,8 +32,8 @@ from tests.doubles import ManualClock
 FOLDER = Path(__file__).parent / "recorded"
 JOURNAL, STATE = "token.journal", "token.state"
 INPUTS = ("token.commands", "alerts")
-LIVES, CLOSED, ENDED, NEW, WAITS, TAKEN = (
-    f"{number}" * 8 + "-1111-4111-8111-111111111111" for number in (1, 2, 3, 4, 5, 6)
+LIVES, CLOSED, ENDED, NEW, WAITS, TAKEN, FORETOLD = (
+    f"{number}" * 8 + "-1111-4111-8111-111111111111" for number in (1, 2, 3, 4, 5, 6, 7)
 )
 
 
@@ -145,7 +145,8 @@ def alert(action: str, agent_id: str | None = None, attempt: int | None = None) 
 def record() -> Recording:
     """A pipeline in which everything has happened, one that lost all, one that ended, and one that just began.
 
-    Two have given their tokens up, and Vault has not confirmed it; one of them lost all then.
+    Two have given their tokens up, and Vault has not confirmed it; one of them lost all then. One was revoked before
+    anything was asked for it.
     """
     story = Recorder()
     for pipeline_id in (LIVES, CLOSED, ENDED):
@@ -172,6 +173,7 @@ def record() -> Recording:
     story.request(TAKEN, "a", 2)
     story.mint(TAKEN, None, "a")
     story.say(TAKEN, alert("revoke_pipeline"))
+    story.say(FORETOLD, alert("revoke_pipeline"), tenant="other")
     return story.recording()
 
 

@@ -10,7 +10,7 @@ from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenRen
 from sluice_runtime.deciding import Decision, Output, State
 from sluice_runtime.tracing import child_of
 from sluice_vault_broker.domain.evolving import evolve
-from sluice_vault_broker.domain.facts import CommandDecided, CommandHeard, Fact
+from sluice_vault_broker.domain.facts import CommandDecided, CommandHeard, Fact, PipelineClaimed
 from sluice_vault_broker.domain.policy import BrokerPolicy
 from sluice_vault_broker.domain.view import View
 
@@ -120,6 +120,12 @@ class DecisionBuilder:
     def remember(self) -> None:
         """The command is done; if it comes again, it changes nothing."""
         self.accept(CommandDecided(command_id=self.cause.id))
+
+    def claim(self) -> None:
+        """The spawner's word counts for whose a pipeline is, of which only others spoke so far."""
+        pipeline = self.view.find_pipeline()
+        if pipeline is not None and pipeline.foretold and self.spawner_sequence is not None:
+            self.accept(PipelineClaimed(owner=self.cause.tenant))
 
     def heard(self) -> None:
         """The command that is being decided is decided."""

@@ -72,9 +72,16 @@ def _count(view: View, sequence: int) -> None:
 
 
 def _opened(view: View, message: facts.PipelineOpened, fact: Fact, policy: BrokerPolicy) -> None:
-    entity = PipelineEntity(tenant=fact.tenant, since_ms=fact.time_ms, sequence=fact.time_ms, tokens=fact.time_ms)
+    entity = PipelineEntity(
+        tenant=fact.tenant, since_ms=fact.time_ms, sequence=fact.time_ms, tokens=fact.time_ms,
+        foretold=message.foretold,
+    )  # fmt: skip
     view.put_pipeline(entity)
     _set_retention(view, fact, policy)
+
+
+def _claimed(view: View, message: facts.PipelineClaimed, fact: Fact, policy: BrokerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), tenant=message.owner, foretold=False))
 
 
 def _heard(view: View, message: facts.CommandHeard, fact: Fact, policy: BrokerPolicy) -> None:
@@ -265,6 +272,7 @@ def _set_ending(view: View, *, without: tuple[str, ...], more: tuple[str, ...] =
 
 _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.PipelineOpened: _opened,
+    facts.PipelineClaimed: _claimed,
     facts.CommandHeard: _heard,
     facts.PipelineRevoked: _revoked,
     facts.PipelineEnded: _ended,

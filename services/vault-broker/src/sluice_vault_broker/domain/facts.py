@@ -79,9 +79,17 @@ class OrphanFound(Message):
 
 
 class PipelineOpened(Message):
-    """A pipeline's first credential is asked for."""
+    """A pipeline's first credential is asked for, or all are revoked before; `foretold`: not by the spawner."""
 
     type: ClassVar[str] = "pipeline.opened"
+    foretold: bool = False
+
+
+class PipelineClaimed(Message):
+    """The spawner speaks of a pipeline of which only others did: it says whose it is."""
+
+    type: ClassVar[str] = "pipeline.claimed"
+    owner: str
 
 
 class CommandHeard(Message):

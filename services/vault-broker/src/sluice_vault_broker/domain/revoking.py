@@ -68,7 +68,7 @@ def close(builder: DecisionBuilder, reason: RevocationReason, detail: str = "", 
     the place of that.
     """
     if builder.view.find_pipeline() is None:
-        builder.accept(PipelineOpened())
+        builder.accept(PipelineOpened(foretold=builder.spawner_sequence is None))
     if builder.view.pipeline().revoked is not None:
         return
     builder.accept(PipelineRevoked(reason=reason))

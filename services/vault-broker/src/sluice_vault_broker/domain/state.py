@@ -32,6 +32,7 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
         last_agent: Head of the list of all agents that ever asked; each names the one before it.
         ending: Accessors of the revocations of what is no agent's that Vault has not confirmed: until then it honours
             tokens that the state does not have any more.
+        foretold: Only others than the spawner spoke of it, so `tenant` is that of whoever did first.
     """
 
     tenant: str
@@ -42,6 +43,7 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     revoked: RevocationReason | None = None
     last_agent: str | None = None
     ending: tuple[str, ...] = ()
+    foretold: bool = False
 
 
 class AgentsEntity(Entity, frozen=True, tag="agents"):
