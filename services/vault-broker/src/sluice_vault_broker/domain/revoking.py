@@ -134,7 +134,7 @@ def revoke_tree(
     for token in tree:
         builder.accept(TokenLost(agent_id=token.agent_id))
         if not token.lives and not token.implied:
-            builder.deny(code, told, agent_id=token.agent_id, attempt=token.attempt, request_id=token.request_id)
+            builder.deny(code, told, agent_id=token.agent_id, attempt=token.attempt, earlier=token)
 
 
 def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:
