@@ -52,6 +52,7 @@ class MemoryStore:
         revoked: Accessors that were ended by a call, with when; their subtrees, too.
         entities: The living ones' ids, by pipeline.
         unfinished: Accessors without a token, as Vault may leave them when a caller dies; it refuses to look them up.
+        stuck: Calls that are never answered, though others are: name and accessor, or name and "" for all.
         fault: Asked before and after each call, with its name; raises what the call shall raise.
     """
 
@@ -62,6 +63,7 @@ class MemoryStore:
     entities: dict[str, str] = field(default_factory=dict)
     sealed: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    stuck: set[tuple[str, str]] = field(default_factory=set)
     fault: Callable[[str, bool], None] = lambda name, after: None
     unfinished: list[str] = field(default_factory=list)
     count: int = 0
@@ -83,6 +85,12 @@ class MemoryStore:
     def lives(self, token: SecretStr) -> Token | None:
         self.expire()
         return next((one for one in self.tokens.values() if one.secret == token.get_secret_value()), None)
+
+    def honoured(self) -> set[str]:
+        """The tokens that open anything: one without its entity does not."""
+        self.expire()
+        entities = set(self.entities.values())
+        return {one.accessor for one in self.tokens.values() if one.entity_id in entities}
 
 
 class MemoryVault:
@@ -179,14 +187,14 @@ class MemoryVault:
     # By accessor
 
     def renew(self, accessor: str, ttl_s: int) -> int:
-        with _Call(self.store, "renew"):
+        with _Call(self.store, "renew", accessor):
             token = self._known(accessor)
             now_ms = self.store.now_ms()
             token.expires_at_ms = max(token.expires_at_ms, min(now_ms + ttl_s * 1_000, token.ends_at_ms))
             return (token.expires_at_ms - now_ms) // 1_000
 
     def revoke(self, accessor: str) -> None:
-        with _Call(self.store, "revoke"):
+        with _Call(self.store, "revoke", accessor):
             self.store.end(accessor)
             self.store.revoked[accessor] = self.store.now_ms()
 
@@ -196,7 +204,7 @@ class MemoryVault:
             return [*self.store.tokens, *self.store.unfinished]
 
     def lookup(self, accessor: str) -> Label | None:
-        with _Call(self.store, "lookup"):
+        with _Call(self.store, "lookup", accessor):
             if accessor in self.store.unfinished:
                 raise VaultRefused("lookup: permission denied")
             token = self._known(accessor)
@@ -212,11 +220,13 @@ class MemoryVault:
 class _Call:
     """One call: a fault may strike before it, or after it, when it has happened and nobody hears of it."""
 
-    def __init__(self, store: MemoryStore, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, store: MemoryStore, name: str, accessor: str = "") -> None:
+        self._store, self._name, self._accessor = store, name, accessor
 
     def __enter__(self) -> None:
         self._store.calls.append(self._name)
+        if not self._store.stuck.isdisjoint({(self._name, ""), (self._name, self._accessor)}):
+            raise VaultAway(f"{self._name} {self._accessor}: 500")
         self._store.fault(self._name, False)
         self._store.expire()
 

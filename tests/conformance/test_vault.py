@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from sluice_runtime.clock import SystemClock
 from sluice_runtime.vault import names
+from sluice_runtime.vault.client import Connection
 from sluice_runtime.vault.faults import NothingThere
 from sluice_vault_broker.ports import Label, Minted, TokenUnknown, Vault, VaultRefused
 from tests.vault import MemoryStore, MemoryVault, RealVault
@@ -322,3 +323,22 @@ def _may(vault: Vault, token: SecretStr, method: str, path: str, body: object) -
     except (VaultRefused, TokenUnknown):
         return False
     return True
+
+
+@pytest.mark.covers("V3", "V6")
+def test_a_token_that_an_agent_made_ends_with_it_whatever_is_written_beside_it(vault: RealVault) -> None:
+    """With `sluice-parent` one can write anything; what is no label of ours is told of nobody."""
+    stem = f"{uuid.uuid4().hex[:8]}."
+    ours, about = vault.connect(stem), label()
+    _, own = root(ours, about)
+    lead = child(ours, own, about, lead=True)
+    meta = {
+        "installation": stem, "tenant": "acme", "pipeline_id": f"{about.pipeline_id}/token/a", "number": "1",
+        "agent_id": "a b", "attempt": "-5",
+    }  # fmt: skip
+    body = {"policies": [names.PIPELINE_POLICY], "no_default_policy": True, "type": "service", "meta": meta}
+    made = Connection(vault.place()).ask_with(lead.token, "POST", "auth/token/create", body)["auth"]["accessor"]
+    assert made in ours.accessors()
+    assert ours.lookup(made) is None
+    ours.revoke(lead.accessor)
+    assert made not in ours.accessors()

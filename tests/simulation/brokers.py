@@ -159,6 +159,10 @@ class BrokerInstance:
             return True
         return False
 
+    def wanted(self) -> list[Wanted]:
+        """What can be done now."""
+        return [one for kind in Kind for one in self.holdings.wanted(kind)]
+
     def idle(self, now_ms: int) -> bool:
         """Whether nothing is under way and nothing is wanted."""
         working = bool(self._acts) or any(self.holdings.count(kind) for kind in Kind)

@@ -6,8 +6,9 @@ import pytest
 
 from tests.simulation.vault_world import KINDS, VaultFaults, VaultWorld
 
-PINNED = [423, 532]
-"""Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts."""
+PINNED = [423, 532, 143, 228, 258]
+"""Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts; the end of all, told
+of a pipeline whose tokens, given up before, still lived."""
 
 SEEDS_PER_KIND = 20
 SEEDS = 60

@@ -13,15 +13,24 @@ from dataclasses import dataclass, fields
 from uuid import UUID
 
 from sluice_contracts import topics
-from sluice_contracts.codec import encode
+from sluice_contracts.codec import decode, encode
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.alert import AlertAction, AlertRaised
-from sluice_contracts.messages.token import TokenRenew, TokenRequest, TokenRevoke
+from sluice_contracts.messages.token import (
+    FULL_REVOCATIONS,
+    TokenGranted,
+    TokenRenew,
+    TokenRequest,
+    TokenRevoke,
+    TokenRevoked,
+)
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.memory import MemoryLog
 from sluice_vault_broker.adapters.acts import Terms
+from sluice_vault_broker.adapters.holdings import Wanted
 from sluice_vault_broker.domain.policy import BrokerPolicy
+from sluice_vault_broker.domain.state import RevocationEntity
 from sluice_vault_broker.handlers import BrokerDecider
 from sluice_vault_broker.ports import Label, VaultAway, VaultRefused
 from tests.doubles import ManualClock
@@ -53,6 +62,7 @@ class VaultFaults:
     restarted: float = 0.0
     ended_by_hand: float = 0.0
     entity_deleted: float = 0.0
+    stuck: float = 0.0
 
     @classmethod
     def all(cls) -> VaultFaults:
@@ -73,6 +83,7 @@ KINDS: dict[str, VaultFaults] = {
     "restarted": VaultFaults(restarted=0.004),
     "ended_by_hand": VaultFaults(ended_by_hand=0.01),
     "entity_deleted": VaultFaults(entity_deleted=0.005),
+    "stuck": VaultFaults(stuck=0.01),
 }
 """One of each kind, by itself."""
 
@@ -114,6 +125,8 @@ class VaultWorld:
         self.journalled: list[bytes] = []
         self.brokers: list[BrokerInstance] = []
         self.frozen: list[BrokerInstance] = []
+        self._read = [0] * PARTITIONS
+        self._granted: dict[str, set[str]] = defaultdict(set)
         self._made = 0
         self._calm = False
         self._new_broker()
@@ -243,8 +256,22 @@ class VaultWorld:
                 self.clock.advance(passed_ms)
                 self._vault_clock.advance(passed_ms)
         self.random.choice(self.brokers).step()
+        self._check_revocations()
         if self.random.random() < 0.05:
             self._rebalance()
+
+    def _check_revocations(self) -> None:
+        """Whoever reads that all of a pipeline was revoked may rely on it: Vault honours nothing that was granted."""
+        for number, first in enumerate(self._read):
+            told = self.log.read(TopicPartition("token.events", number), first)
+            self._read[number] += len(told)
+            for event in (decode(record) for record in told):
+                data = event.data
+                if isinstance(data, TokenGranted):
+                    self._granted[event.subject].add(data.accessor)
+                elif isinstance(data, TokenRevoked) and data.agent_id is None and data.reason in FULL_REVOCATIONS:
+                    living = self._granted[event.subject] & self.store.honoured()
+                    assert not living, f"told to be revoked for {data.reason}, and alive: {living}"
 
     def _maybe_fault(self) -> None:
         roll, faults = self.random.random, self.faults
@@ -270,6 +297,14 @@ class VaultWorld:
                 self.store.end(self.random.choice(ours))
         if roll() < faults.entity_deleted and self.pipelines:
             self.store.entities.pop(self.random.choice(self.pipelines), None)
+        if roll() < faults.stuck:
+            self._get_stuck()
+
+    def _get_stuck(self) -> None:
+        """A path, or what is asked of one token, is not answered until further notice."""
+        ours = ["", *(one.accessor for one in self.store.tokens.values() if one.installation == OURS)]
+        name = self.random.choice(["log_in", "mint_child", "renew", "revoke", "revoke", "delete_entity"])
+        self.store.stuck.add((name, self.random.choice(ours) if name in ("renew", "revoke") else ""))
 
     def _lose(self, *, freeze: bool) -> None:
         lost = self.brokers.pop(self.random.randrange(len(self.brokers)))
@@ -309,6 +344,8 @@ class VaultWorld:
             for pipeline_id in list(self.pipelines):
                 if self.random.random() < 0.3:
                     self.end(pipeline_id)
+            self._until(self._rest_is_done)
+            self.store.stuck.clear()
             self._come_to_rest()
         finally:
             root.removeHandler(self._heard)
@@ -333,6 +370,23 @@ class VaultWorld:
         now_ms = self.clock.now_ms()
         owned = sum(len(broker.owners) for broker in self.brokers)
         return owned == PARTITIONS and all(broker.idle(now_ms) for broker in self.brokers)
+
+    def _rest_is_done(self) -> bool:
+        """Whether all is done but what Vault does not answer, which holds up nothing else."""
+        owners = [owner for broker in self.brokers for owner in broker.owners.values()]
+        decided = len(owners) == PARTITIONS and all(owner.idle(self.clock.now_ms()) for owner in owners)
+        return decided and all(self._is_stuck(one) for broker in self.brokers for one in broker.wanted())
+
+    def _is_stuck(self, wanted: Wanted) -> bool:
+        entity, stuck = wanted.entity, self.store.stuck
+        if isinstance(entity, RevocationEntity):
+            calls = {("revoke", one) for one in ("", entity.accessor, *entity.also)}
+            calls |= {("delete_entity", "")} if entity.last else set()
+        elif entity.lives:
+            calls = {("renew", ""), ("renew", entity.accessor), ("renew", entity.top or "")}
+        else:
+            calls = {("log_in", "") if wanted.parent is None else ("mint_child", "")}
+        return not stuck.isdisjoint(calls)
 
     def records(self, topic: str) -> list[Record]:
         return [

@@ -38,6 +38,7 @@ class There(Protocol):
     """What the suite does to a Vault."""
 
     def grant(self, queue: str, context: str) -> tuple[str, str]: ...
+    def grant_without_entity(self, queue: str, context: str) -> tuple[str, str]: ...
     def revoke(self, token: str) -> None: ...
 
 
@@ -112,6 +113,20 @@ def test_a_token_reads_keys_until_it_is_revoked(there: Any) -> None:
             await vault.read_key(token, "openrouter")
         with pytest.raises(TokenUnknown):
             await vault.look_up(token)
+
+    asks(there, scenario)
+
+
+@pytest.mark.covers("W3", "V2")
+def test_a_token_whose_entity_is_gone_may_not_even_look_itself_up(there: Any) -> None:
+    sealed, _ = there.grant_without_entity("q", CONTEXT)
+    write_key(there, "openrouter", "key-one")
+
+    async def scenario(vault: Vault) -> None:
+        token = await vault.open_grant("q", CONTEXT, sealed)
+        for call in (vault.read_key(token, "openrouter"), vault.look_up(token)):
+            with pytest.raises(VaultRefused):
+                await call
 
     asks(there, scenario)
 

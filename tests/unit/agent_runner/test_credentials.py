@@ -282,6 +282,23 @@ def test_a_key_is_waited_for_and_a_wrong_one_fails_with_its_path() -> None:
     in_world(scenario, vault=VaultDouble())
 
 
+@pytest.mark.covers("W3", "V2")
+def test_a_token_whose_entity_is_gone_ends_its_attempt_for_another() -> None:
+    """It lives, and all is refused: whose key can't be read for that has done nothing wrong."""
+
+    async def scenario(world: World) -> None:
+        keyed(world)
+        world.vault.keys["openrouter"] = "key-one-canary"
+        world.vault.bare.add(await world.granted("a"))
+        await world.log.until("agent.failed")
+        assert failure(world) == ("credential_revoked", True)
+        await world.granted("b")
+        await world.models.says("b", finish())
+        await world.log.until("agent.succeeded")
+
+    in_world(scenario, vault=VaultDouble())
+
+
 @pytest.mark.covers("V4")
 def test_what_a_model_echoes_of_its_token_and_its_key_is_redacted_everywhere() -> None:
     async def scenario(world: World) -> None:

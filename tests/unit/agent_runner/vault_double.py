@@ -17,6 +17,7 @@ class VaultDouble:
     Attributes:
         failing: Raised while it is set, by calls that begin with `failing_at`.
         hanging: Every call waits for it.
+        bare: Tokens whose entity is gone: they live, and may do nothing.
     """
 
     grants: dict[str, tuple[str, str, str]] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class VaultDouble:
     failing: VaultFault | None = None
     failing_at: str = ""
     hanging: asyncio.Event | None = None
+    bare: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     numbers: count[int] = field(default_factory=count)
 
@@ -34,6 +36,11 @@ class VaultDouble:
         token, sealed = f"hvs.canary{number:024d}", f"vault:v1:{number:040d}"
         self.living[token] = life_s
         self.grants[sealed] = (queue, context, token)
+        return sealed, token
+
+    def grant_without_entity(self, queue: str, context: str) -> tuple[str, str]:
+        sealed, token = self.grant(queue, context)
+        self.bare.add(token)
         return sealed, token
 
     def revoke(self, token: str) -> None:
@@ -70,6 +77,8 @@ class VaultDouble:
     def _check(self, token: Secret) -> None:
         if token.reveal() not in self.living:
             raise TokenUnknown("permission denied, invalid token")
+        if token.reveal() in self.bare:
+            raise VaultRefused("permission denied")
 
 
 AWAY = VaultAway("transit/decrypt: Vault is sealed")

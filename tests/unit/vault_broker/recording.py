@@ -32,7 +32,9 @@ from tests.doubles import ManualClock
 FOLDER = Path(__file__).parent / "recorded"
 JOURNAL, STATE = "token.journal", "token.state"
 INPUTS = ("token.commands", "alerts")
-LIVES, CLOSED, ENDED, NEW = (f"{number}" * 8 + "-1111-4111-8111-111111111111" for number in (1, 2, 3, 4))
+LIVES, CLOSED, ENDED, NEW, WAITS, TAKEN, FORETOLD = (
+    f"{number}" * 8 + "-1111-4111-8111-111111111111" for number in (1, 2, 3, 4, 5, 6, 7)
+)
 
 
 class Recording(msgspec.Struct, frozen=True):
@@ -141,7 +143,11 @@ def alert(action: str, agent_id: str | None = None, attempt: int | None = None) 
 
 
 def record() -> Recording:
-    """A pipeline in which everything has happened, one that lost all, one that ended, and one that just began."""
+    """A pipeline in which everything has happened, one that lost all, one that ended, and one that just began.
+
+    Two have given their tokens up, and Vault has not confirmed it; one of them lost all then. One was revoked before
+    anything was asked for it.
+    """
     story = Recorder()
     for pipeline_id in (LIVES, CLOSED, ENDED):
         story.request(pipeline_id, "a")
@@ -160,6 +166,14 @@ def record() -> Recording:
     story.say(ENDED, TokenRevoke(reason="manual", detail="enough"))
     story.say(ENDED, TokenRevoke(reason="pipeline_ended"))
     story.request(NEW, "a")
+    for pipeline_id in (WAITS, TAKEN):
+        story.request(pipeline_id, "a")
+        story.mint(pipeline_id, None, "a")
+        story.say(pipeline_id, TokenRevoke(reason="waiting"))
+    story.request(TAKEN, "a", 2)
+    story.mint(TAKEN, None, "a")
+    story.say(TAKEN, alert("revoke_pipeline"))
+    story.say(FORETOLD, alert("revoke_pipeline"), tenant="other")
     return story.recording()
 
 

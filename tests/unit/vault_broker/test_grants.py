@@ -13,7 +13,7 @@ from sluice_vault_broker.domain.facts import token_timer
 from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, EXPIRY_SLACK_MS
 from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity
 from sluice_vault_broker.handlers import HANDLERS
-from tests.unit.vault_broker.world import MAX_TTL_MS, PIPELINE, START_MS, TTL_MS, World, codes, types
+from tests.unit.vault_broker.world import MAX_TTL_MS, PIPELINE, START_MS, TTL_MS, World, codes, of, types
 
 
 @pytest.fixture
@@ -316,9 +316,27 @@ def test_what_comes_again_after_the_end_brings_nothing_back_but_another_life_beg
 def test_a_pipeline_whose_end_is_never_told_is_forgotten(world: World) -> None:
     world.grant("a")
     world.wait(MAX_TTL_MS / 1_000)
+    for revocation in world.revocations():
+        world.end(revocation.accessor)
     assert isinstance(world.state[f"{PIPELINE}/pipeline"], PipelineEntity)
     world.wait(8 * 86_400)
     assert world.state == {}
+
+
+@pytest.mark.covers("V7")
+def test_a_denial_says_how_long_it_took(world: World) -> None:
+    asked = world.event(TokenRequest(agent_id="a", attempt=1, queue="nowhere"))
+    world.now_ms += 40
+    [denied] = of(TokenDenied, world.hear(asked))
+    assert (denied.problem.code, denied.latency_ms) == ("unknown_queue", 40)
+    world.request("a")
+    world.now_ms += 3_000
+    [denied] = of(TokenDenied, world.revoke("a", 1, reason="agent_ended"))
+    assert denied.latency_ms == 3_000
+    early = world.event(TokenRequest(agent_id="a", attempt=1, queue="default"))
+    world.now_ms -= 10
+    [denied] = of(TokenDenied, world.hear(early))
+    assert denied.latency_ms == 0, "the clocks differ"
 
 
 def test_every_input_has_a_handler() -> None:

@@ -21,15 +21,44 @@ from sluice_contracts.messages.token import (
     TokenRevoked,
 )
 from sluice_vault_broker.domain.facts import VaultMinted
-from sluice_vault_broker.domain.state import TokenEntity
-from tests.unit.vault_broker.world import PIPELINE, World, codes
+from sluice_vault_broker.domain.state import RevocationEntity, TokenEntity
+from tests.unit.vault_broker.world import PIPELINE, TTL_MS, World, codes
 
 AGENTS = ("a", "b", "c")
 MOVES = (
     "request", "request", "request", "next", "root", "mint", "mint", "mint", "hold", "late", "ended", "ended",
-    "waiting", "agent_ended", "renew", "prolong", "gone", "orphan", "alert_agent", "alert", "manual",
-    "manual_agent", "end", "wait", "twice",
+    "waiting", "all_wait", "agent_ended", "renew", "prolong", "lost", "gone", "orphan", "alert_agent", "alert",
+    "manual", "manual_agent", "end", "wait", "twice",
 )  # fmt: skip
+
+
+class Held:
+    """What Vault holds of the pipeline, whatever the broker has heard of it."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, VaultMinted] = {}
+        self._expires_at_ms: dict[str, int] = {}
+
+    def mint(self, minted: VaultMinted) -> None:
+        self._tokens[minted.accessor] = minted
+        self._expires_at_ms[minted.accessor] = minted.expires_at_ms
+
+    def prolong(self, token: TokenEntity, expires_at_ms: int) -> None:
+        if self._lives(token.accessor, 0):
+            self._expires_at_ms[token.accessor] = expires_at_ms
+
+    def end(self, *accessors: str) -> None:
+        for one in [one for one in self._tokens.values() if not {one.accessor, one.top}.isdisjoint(accessors)]:
+            del self._tokens[one.accessor]
+
+    def living(self, now_ms: int) -> set[str]:
+        return {accessor for accessor in self._tokens if self._lives(accessor, now_ms)}
+
+    def _lives(self, accessor: str, now_ms: int) -> bool:
+        minted = self._tokens.get(accessor)
+        if minted is None or self._expires_at_ms[accessor] <= now_ms:
+            return False
+        return minted.parent_accessor is None or self._lives(minted.parent_accessor, now_ms)
 
 
 class Course:
@@ -45,6 +74,8 @@ class Course:
         self.requests: list[tuple[str, str | None, int | None]] = []
         self.of_people: dict[str, bool] = {}
         self.renewed: set[str] = set()
+        self.vault = Held()
+        self._told = 0
 
     def move(self, move: str, agent_id: str, seconds: int) -> None:
         world, attempt = self.world, self.attempts[agent_id]
@@ -65,7 +96,7 @@ class Course:
             case "mint" | "hold":
                 wanted = self._wanted()
                 if wanted is not None:
-                    answer = world.minting(wanted.agent_id)
+                    answer = self._made(wanted)
                     if move == "hold":
                         self.held.append(answer)
                     else:
@@ -75,19 +106,24 @@ class Course:
                     world.say(self.held.pop(0))
             case "ended":
                 for revocation in world.revocations()[:1]:
-                    world.end(revocation.accessor)
+                    self._revoked(revocation)
+            case "all_wait":
+                self.as_spawner(TokenRevoke(reason="waiting"))
             case "waiting" | "agent_ended":
                 self.as_spawner(TokenRevoke(agent_id=agent_id, attempt=attempt, reason=move))
             case "renew":
                 self._person(TokenRenew())
-            case "prolong":
+            case "prolong" | "lost":
                 for one in (None, *AGENTS):
                     token = world.find(one)
                     if token is not None and token.renewing_since_ms is not None:
-                        world.prolong(one)
+                        self.vault.prolong(token, min(world.now_ms + TTL_MS, token.ends_at_ms))
+                        if move == "prolong":
+                            world.prolong(one)
             case "gone":
                 token = world.find(agent_id)
                 if token is not None and token.lives:
+                    self.vault.end(token.accessor)
                     world.gone(agent_id)
             case "orphan":
                 self.orphans += 1
@@ -106,6 +142,27 @@ class Course:
                 world.wait(seconds)
             case "twice":
                 self._again(seconds)
+        self.check_told()
+
+    def check_told(self) -> None:
+        """Whoever reads that all was revoked may rely on it: Vault honours nothing that was granted."""
+        before = self.world.said[: self._told]
+        granted = {one.event.data.accessor for one in before if isinstance(one.event.data, TokenGranted)}
+        for output in self.world.said[self._told :]:
+            told = output.event.data
+            if isinstance(told, TokenRevoked) and told.agent_id is None and told.reason in FULL_REVOCATIONS:
+                living = granted & self.vault.living(self.world.now_ms)
+                assert not living, f"told to be revoked for {told.reason}, and alive: {living}"
+        self._told = len(self.world.said)
+
+    def _made(self, wanted: TokenEntity) -> VaultMinted:
+        answer = self.world.minting(wanted.agent_id)
+        self.vault.mint(answer)
+        return answer
+
+    def _revoked(self, revocation: RevocationEntity) -> None:
+        self.vault.end(revocation.accessor, *revocation.also)
+        self.world.end(revocation.accessor)
 
     def _ask(self, message: TokenRequest) -> None:
         if not self.ended:  # the spawner asks for nothing then; a redelivery may come
@@ -157,15 +214,22 @@ class Course:
             if self.held:
                 self.world.say(self.held.pop(0))
             elif self.world.revocations():
-                self.world.end(self.world.revocations()[0].accessor)
+                self._revoked(self.world.revocations()[0])
             elif (wanted := self._wanted()) is not None:
-                self.world.mint(wanted.agent_id)
+                self.world.say(self._made(wanted))
             else:
                 return
+            self.check_told()
         raise AssertionError("it does not come to rest")
 
 
 courses = st.lists(st.tuples(st.sampled_from(MOVES), st.sampled_from(AGENTS), st.integers(0, 4_000)), max_size=50)
+
+ENDING = ("request", "mint", "mint", "all_wait", "ended", "lost", "lost", "prolong", "wait", "wait", "wait", "wait")
+endings = st.lists(
+    st.tuples(st.sampled_from(ENDING), st.sampled_from(AGENTS), st.integers(1_000, 4_000)), min_size=8, max_size=30
+)
+"""Long times, in which tokens are given up, or end by the clock while Vault has renewed them."""
 
 
 def run(moves: list[tuple[str, str, int]]) -> Course:
@@ -174,6 +238,13 @@ def run(moves: list[tuple[str, str, int]]) -> Course:
         course.move(move, agent_id, seconds)
     course.finish()
     return course
+
+
+@pytest.mark.covers("V5", "V6")
+@settings(max_examples=400)
+@given(endings)
+def test_what_is_told_to_be_revoked_is_honoured_no_more(moves: list[tuple[str, str, int]]) -> None:
+    run([*moves, ("alert", "a", 0)])
 
 
 @pytest.mark.covers("V1", "V7")

@@ -102,3 +102,21 @@ def test_revocations_that_are_no_person_s_are_not_denied(world: World) -> None:
     world.revoke(reason="pipeline_ended")
     assert world.revoke(reason="pipeline_ended") == []
     assert world.revoke(reason="error_budget_exceeded") == []
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("said", ["alert", "revoke", "request"])
+def test_whoever_speaks_of_a_pipeline_before_its_spawner_does_not_say_whose_it_is(world: World, said: str) -> None:
+    match said:
+        case "alert":
+            world.alert("revoke_pipeline", condition="policy_violation", tenant="other", source="monitor")
+        case "revoke":
+            world.revoke(reason="manual", tenant="other", source="operator")
+        case "request":
+            world.request("b", tenant="other", source="operator")
+    assert codes(world.request("a", source="operator")) == ["unknown_pipeline"]
+    told = world.request("a", source="spawner/s", sequence=1)
+    assert codes(told) == ([] if said == "request" else ["credentials_revoked"])
+    assert all(output.event.tenant == "acme" for output in world.said[-len(told) :] if told)
+    assert codes(world.say(TokenRenew(), tenant="other")) == ["unknown_pipeline"]
+    assert codes(world.request("a", 2, source="spawner/s", sequence=2, tenant="third")) == ["unknown_pipeline"]

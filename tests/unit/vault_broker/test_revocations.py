@@ -8,6 +8,7 @@ import pytest
 
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenRevoke, TokenRevoked
+from sluice_vault_broker.domain.facts import VaultRevoked
 from tests.unit.vault_broker.world import PIPELINE, World, codes, of, types
 
 
@@ -68,6 +69,82 @@ def test_where_there_is_no_token_the_end_is_told_at_once(world: World) -> None:
     assert codes(world.request("a")) == ["credentials_revoked"]
     world.wait(8 * 86_400)
     assert world.state == {}
+
+
+@pytest.mark.covers("V5", "V6")
+def test_what_was_given_up_and_lives_in_vault_ends_before_it_is_told(world: World) -> None:
+    """Vault was away when the pipeline waited; a breach takes the place of that."""
+    world.grant("a")
+    both = accessors(world, None, "a")
+    world.revoke(reason="waiting")
+    world.now_ms += 5_000
+    alert = world.event(
+        AlertRaised(
+            condition="policy_violation", action="revoke_pipeline", observed=1, limit=0, window_ms=1, breached_at_ms=1,
+            detail="it read what is not its own",
+        )
+    )  # fmt: skip
+    assert world.hear(alert) == []
+    [revocation] = world.revocations()
+    assert revocation.last
+    world.now_ms += 7
+    [revoked] = of(TokenRevoked, world.end(revocation.accessor))
+    assert (set(revoked.accessors), revoked.reason, revoked.alert_id) == (both, "policy_violation", alert.id)
+    assert revoked.latency_ms == 7
+    assert world.said[-1].event.causation_id == alert.id
+    assert world.revocations() == []
+
+
+@pytest.mark.covers("V5", "V6")
+@pytest.mark.parametrize("again", [True, False])
+def test_several_trees_that_are_not_confirmed_are_told_as_one(world: World, again: bool) -> None:
+    known: set[str] = set()
+    for attempt in (1, 2):
+        world.grant("a", attempt=attempt)
+        known |= accessors(world, None, "a")
+        world.revoke(reason="waiting")
+    earlier = world.revocations()
+    if again:
+        world.grant("a", attempt=3)
+        known |= accessors(world, None, "a")
+    assert world.revoke(reason="manual") == []
+    [revocation] = world.revocations()
+    assert {revocation.accessor, *revocation.also} >= {one.accessor for one in earlier}
+    for one in earlier:  # begun before
+        assert world.say(VaultRevoked(accessor=one.accessor)) == []
+    [revoked] = of(TokenRevoked, world.end(revocation.accessor))
+    assert (set(revoked.accessors), revoked.reason) == (known, "manual")
+
+
+@pytest.mark.covers("V5", "V6")
+@pytest.mark.parametrize("agent_id", [None, "a"])
+def test_a_token_that_vault_may_have_renewed_ends_before_its_end_is_told(world: World, agent_id: str | None) -> None:
+    """The answer was lost, or Vault was away: what has expired by our clock may live."""
+    world.grant("a")
+    whose = world.token(agent_id)
+    for _ in range(2):
+        world.wait(36 * 60)
+        world.prolong("a" if agent_id is None else None)
+    world.wait(2 * 3_600 - 2 * 36 * 60 + 20)
+    assert world.find(agent_id) is None
+    [revocation] = world.revocations()
+    assert (revocation.accessor, revocation.reason, revocation.last) == (whose.ended_by, "orphaned", False)
+    if agent_id is None:
+        assert world.alert("revoke_pipeline") == []
+        [revocation] = world.revocations()
+        [revoked] = of(TokenRevoked, world.end(revocation.accessor))
+        assert revoked.reason == "error_budget_exceeded"
+
+
+def test_a_token_at_its_end_is_not_revoked(world: World) -> None:
+    world.grant("a")
+    while world.find() is not None:
+        for one in (None, "a"):
+            token = world.find(one)
+            if token is not None and token.renewing_since_ms is not None:
+                world.prolong(one)
+        world.wait(60)
+    assert world.revocations() == []
 
 
 def test_a_root_on_its_way_ends_when_it_comes(world: World) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from uuid import UUID
 
+import pytest
+from msgspec.structs import replace
+
+from sluice_runtime.deciding import Entity
 from sluice_vault_broker.adapters.holdings import Holdings, Kind, Wanted
 from sluice_vault_broker.adapters.schedule import BACKOFF_MAX_MS, Schedule
+from sluice_vault_broker.domain.state import PipelineEntity, RevocationEntity, TokenEntity
 from sluice_vault_broker.ports import VaultAway, VaultRefused
 from tests.unit.vault_broker.world import World
 
@@ -101,3 +107,124 @@ def test_nothing_is_begun_that_could_not_be_told(world: World) -> None:
     held = holdings(world)
     held.forget(0)
     assert taken(Schedule(held, places=8, ready=lambda number: True)) == []
+
+
+class Course:
+    """A Vault that does not answer some acts, and what a schedule has it do."""
+
+    def __init__(self, world: World, *, places: int = 8) -> None:
+        self.holdings = holdings(world)
+        self.schedule = Schedule(self.holdings, places=places, ready=lambda number: True)
+        self.now_ms = 0
+        self.given: list[tuple[int, Wanted]] = []
+        self.under_way_max_count = 0
+
+    def run(self, seconds: int, *, stuck: Callable[[Wanted], bool], each: Callable[[], None] = lambda: None) -> None:
+        until_ms = self.now_ms + seconds * 1_000
+        while self.now_ms < until_ms:
+            each()
+            batch = taken(self.schedule, self.now_ms)
+            self.under_way_max_count = max(self.under_way_max_count, len(batch))
+            for wanted in batch:
+                self.given.append((self.now_ms, wanted))
+                if stuck(wanted):
+                    self.schedule.failed(wanted, VaultAway("500"), self.now_ms)
+                else:
+                    self.schedule.answered(wanted)
+                    self.want(wanted.key, done(wanted))
+            self.now_ms += 50
+
+    def want(self, key: str, entity: Entity | None) -> None:
+        self.holdings.observe(0, key, entity)
+        self.holdings.durable(0)
+
+    def left(self) -> set[str]:
+        return {wanted.key for kind in Kind for wanted in self.holdings.wanted(kind)}
+
+
+def done(wanted: Wanted) -> Entity | None:
+    """What the state says when the answer was decided."""
+    if isinstance(wanted.entity, RevocationEntity):
+        return None
+    return replace(wanted.entity, accessor=wanted.entity.accessor or f"of-{wanted.key}", renewing_since_ms=None)
+
+
+def first_of(course: Course, kind: Kind) -> str:
+    return next(iter(course.holdings.wanted(kind))).key
+
+
+@pytest.mark.covers("V5", "V8")
+@pytest.mark.parametrize("kind", Kind)
+def test_an_act_that_vault_never_answers_holds_up_no_other(world: World, kind: Kind) -> None:
+    course = Course(world)
+    stuck = first_of(course, kind)
+    course.run(10, stuck=lambda wanted: wanted.key == stuck)
+    assert course.left() == {stuck}
+    assert not course.schedule.away
+    tries = [now_ms for now_ms, wanted in course.given if wanted.key == stuck]
+    assert 5 <= len(tries) <= 15, "it is tried again, less and less often"
+
+
+@pytest.mark.covers("V5", "V8")
+def test_what_comes_while_an_act_is_not_answered_is_done_soon(world: World) -> None:
+    course = Course(world)
+    stuck = first_of(course, Kind.REVOKE)
+    course.run(60, stuck=lambda wanted: wanted.key == stuck)
+    for key, entity in world.state.items():
+        if isinstance(entity, RevocationEntity) and key != stuck:
+            course.want(key, replace(entity))
+    began_ms = course.now_ms
+    course.run(1, stuck=lambda wanted: wanted.key == stuck)
+    assert course.left() == {stuck}
+    assert next(now_ms for now_ms, wanted in course.given if now_ms >= began_ms and wanted.key != stuck) == began_ms
+
+
+@pytest.mark.covers("V1", "V5", "V8")
+def test_many_acts_that_are_not_answered_leave_room_for_the_others(world: World) -> None:
+    """As when a quota is on the login: pipelines come and get no token, and all else goes on."""
+    course, count = Course(world, places=4), 0
+    logins = {f"{uuid_of(number)}/root" for number in range(1_000)}
+
+    def come() -> None:
+        nonlocal count
+        if count < 200:
+            pipeline_id = uuid_of(count)
+            course.want(f"{pipeline_id}/pipeline", PipelineEntity(tenant="t", since_ms=1, sequence=1, tokens=1))
+            course.want(f"{pipeline_id}/root", TokenEntity(number=1, wanted_at_ms=1, request_id="r"))
+            count += 1
+
+    course.run(60, stuck=lambda wanted: wanted.key in logins, each=come)
+    assert course.left() <= logins
+    assert len(course.left()) == 200
+    last = [now_ms for now_ms, wanted in course.given if wanted.key not in logins][-1]
+    assert last < 5_000, "revocations and renewals wait for no quota"
+    began_ms, before = course.now_ms, len(course.given)
+    course.run(60, stuck=lambda wanted: wanted.key in logins)
+    assert len(course.given) - before <= 60, f"{len(course.given) - before} tries in a minute from {began_ms}"
+    course.run(120, stuck=lambda wanted: False)
+    assert course.left() == set(), "when they are answered again, all come"
+
+
+def uuid_of(number: int) -> str:
+    return str(UUID(int=number + 1))
+
+
+@pytest.mark.covers("V8")
+def test_a_vault_that_is_away_after_all_is_left_in_peace(world: World) -> None:
+    """An act that was not answered before does not hide it, nor is it asked oftener for that."""
+    course = Course(world)
+    stuck = first_of(course, Kind.REVOKE)
+    course.run(5, stuck=lambda wanted: wanted.key == stuck)
+    for key, entity in world.state.items():
+        if isinstance(entity, RevocationEntity | TokenEntity):
+            course.want(key, replace(entity))
+    course.run(30, stuck=lambda wanted: True)
+    assert course.schedule.away
+    course.under_way_max_count, before = 0, len(course.given)
+    course.run(60, stuck=lambda wanted: True)
+    assert course.under_way_max_count == 1
+    tried = course.given[before:]
+    assert len(tried) <= 60_000 // BACKOFF_MAX_MS + 1
+    assert len({wanted.kind for _, wanted in tried}) == len(Kind), "whatever is answered first ends it"
+    course.run(15, stuck=lambda wanted: False)
+    assert course.left() == set()

@@ -161,7 +161,9 @@ class World:
             self.mint(agent_id)
 
     def end(self, accessor: str) -> list[Message]:
-        return self.say(VaultRevoked(accessor=accessor))
+        wanted = self.state.get(f"{PIPELINE}/revocation/{accessor}")
+        also = wanted.also if isinstance(wanted, RevocationEntity) else ()
+        return self.say(VaultRevoked(accessor=accessor, also=also))
 
     def gone(self, agent_id: str | None = None) -> list[Message]:
         return self.say(VaultGone(agent_id=agent_id, accessor=self.token(agent_id).accessor))

@@ -58,6 +58,7 @@ def _command(handler: Handler) -> Handler:
 
     def once(builder: DecisionBuilder, message: Message) -> None:
         if not builder.repeated:
+            builder.claim()
             handler(builder, message)
             builder.heard()
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from sluice_contracts.messages.base import Identifier, Ordinal
 from sluice_runtime.vault.faults import TokenUnknown, VaultAway, VaultFault, VaultRefused
 
 __all__ = ["Label", "Minted", "TokenUnknown", "Vault", "VaultAway", "VaultFault", "VaultRefused"]
@@ -23,11 +24,11 @@ class Label:
         number: `TokenEntity.number`, unique in the pipeline.
     """
 
-    tenant: str
-    pipeline_id: str
-    number: int
-    agent_id: str | None = None
-    attempt: int | None = None
+    tenant: Identifier
+    pipeline_id: Identifier
+    number: Ordinal
+    agent_id: Identifier | None = None
+    attempt: Ordinal | None = None
 
 
 @dataclass(frozen=True, slots=True)

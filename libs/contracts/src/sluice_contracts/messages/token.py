@@ -129,6 +129,11 @@ class TokenDenied(Message):
     command: DeniedCommand = Field(
         default="token.request", description="What was denied. Denying to revoke or to renew ends no credential."
     )
+    latency_ms: Milliseconds = Field(
+        default=0,
+        description="From the command's time until it was denied; of a request that waited for Vault, from when the "
+        "broker decided that it shall be granted.",
+    )
 
 
 @message("token.renewed")

@@ -96,10 +96,26 @@ class Credential:
             until_ms = min(self._expires_at_ms, self._deadline())
             found = await self._vault.read_key(self._alive(), provider, until_ms=until_ms)
         except VaultRefused as error:
+            await self._check_rights(error)
             raise ModelRefused("model_unauthorized", f"the provider's key can't be read from Vault: {error}") from None
         if found is not None:
             self._secrets.add(found)
         return found
+
+    async def _check_rights(self, refusal: VaultRefused) -> None:
+        """Tells a token that may do nothing any more from one that lacks this right.
+
+        The entity of its pipeline is gone then, and with it all policies: the token is as good as revoked, and the
+        broker, which notices within a minute, has others made (decision 0007).
+
+        Raises:
+            TokenUnknown: It may not even look itself up.
+            VaultAway: It can't be told now.
+        """
+        try:
+            await self._vault.look_up(self._alive())
+        except VaultRefused:
+            raise TokenUnknown(f"no policy of the attempt's token applies any more: {refusal}") from None
 
     async def watch(self, interval_s: float, asleep: Callable[[], bool]) -> None:
         """Looks every so often whether the token lives; returns never.

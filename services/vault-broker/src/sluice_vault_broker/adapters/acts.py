@@ -132,9 +132,10 @@ def _renew(vault: Vault, clock: Clock, terms: Terms, entity: TokenEntity) -> Act
 
 
 def _revoke(vault: Vault, pipeline_id: str, entity: RevocationEntity) -> Act:
-    vault.revoke(entity.accessor)
-    yield
+    for accessor in (entity.accessor, *entity.also):
+        vault.revoke(accessor)
+        yield
     if entity.last:
         vault.delete_entity(pipeline_id)
         yield
-    return VaultRevoked(accessor=entity.accessor)
+    return VaultRevoked(accessor=entity.accessor, also=entity.also)

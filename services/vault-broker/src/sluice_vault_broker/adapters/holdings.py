@@ -94,7 +94,7 @@ class Holdings:
                 self._wanted[Kind.MINT][key] = entity
         elif isinstance(entity, RevocationEntity):
             self._wanted[Kind.REVOKE][key] = entity
-            for accessor in (entity.accessor, *entity.accessors):
+            for accessor in (entity.accessor, *entity.accessors, *entity.also):
                 self._accessors[accessor] = key
             if entity.last:
                 self._last[key.partition("/")[0]].add(key)
@@ -104,7 +104,7 @@ class Holdings:
         for wanted in self._wanted.values():
             entity = wanted.pop(key, None)
             if isinstance(entity, RevocationEntity):
-                self._forget_accessors(key, entity.accessor, *entity.accessors)
+                self._forget_accessors(key, entity.accessor, *entity.accessors, *entity.also)
                 self._forget_last(key)
         token = self._tokens.pop(key, None)
         if token is not None:
@@ -130,6 +130,7 @@ class Holdings:
     def wanted(self, kind: Kind) -> Iterator[Wanted]:
         """What can be done now, the longest wanted first: a token whose parent lives, a renewal, a revocation.
 
+        What was put behind its like counts as wanted since then.
         A pipeline's own token waits until an earlier life of the pipeline's id is ended: with it goes the entity.
         """
         for key, entity in self._wanted[kind].items():
@@ -147,6 +148,12 @@ class Holdings:
     def still(self, wanted: Wanted) -> bool:
         """Whether it is still wanted, exactly as it was."""
         return self._wanted[wanted.kind].get(wanted.key) is wanted.entity
+
+    def put_behind(self, wanted: Wanted) -> None:
+        """Puts one behind all others of its kind."""
+        if self.still(wanted):
+            of_kind = self._wanted[wanted.kind]
+            of_kind[wanted.key] = of_kind.pop(wanted.key)
 
     def count(self, kind: Kind) -> int:
         """How much of a kind is wanted, whether or not it can be done now."""

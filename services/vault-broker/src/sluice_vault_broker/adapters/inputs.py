@@ -15,8 +15,10 @@ def injected(pipeline_id: str, tenant: str, message: Message, now_ms: int) -> In
     match message:
         case VaultRenewed(accessor=accessor, expires_at_ms=expires_at_ms):
             identity = derived_id(message.type, accessor, expires_at_ms)
-        case VaultMinted(accessor=accessor) | VaultRevoked(accessor=accessor) | VaultGone(accessor=accessor):
+        case VaultMinted(accessor=accessor) | VaultGone(accessor=accessor):
             identity = derived_id(message.type, accessor)
+        case VaultRevoked(accessor=accessor, also=also):
+            identity = derived_id(message.type, accessor, *also)
         case OrphanFound(accessor=accessor):
             identity = derived_id(message.type, accessor)
         case _:

@@ -33,6 +33,10 @@ SETTLED_MS = 2_000
 """So long a token must have been listed and unknown before it is looked at: Vault (1.21) forgets one that is looked up
 while it is being made, before it has its lease; and what was recorded meanwhile is known."""
 
+LOOKUPS_PER_ROUND_MAX_COUNT = 2_000
+"""Then the next round begins at once: it knows what was taken over or was made since, and looks at that first. Some
+seconds' look-ups; listing a hundred thousand tokens anew takes two."""
+
 Calls = Generator[Callable[[], Any], Any, None]
 """Gives calls of Vault, each to be made by whoever drives it, and is sent what they return or raise."""
 
@@ -75,6 +79,8 @@ class Reconciler:
         self._labels: dict[str, Label | None] = {}
         self._settled_ms = settled_ms
         self._unknown_since_ms: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._unfinished = False
         self._new: set[int] = set()
 
     def taken(self, partition: int) -> None:
@@ -95,7 +101,8 @@ class Reconciler:
             try:
                 await self._drive(stop)
                 # What the last owner left behind is known to be settled at the second look.
-                next_s = loop.time() + (min(self._interval_s, self._settled_ms / 1_000) if new else self._interval_s)
+                soon_s = 0.0 if self._unfinished else min(self._interval_s, self._settled_ms / 1_000)
+                next_s = loop.time() + (soon_s if new or self._unfinished else self._interval_s)
             except VaultFault as fault:
                 log.warning("what Vault holds could not be looked through: %s: %s", type(fault).__name__, fault)
                 self._new |= new
@@ -123,7 +130,9 @@ class Reconciler:
         calls.close()
 
     def round(self) -> Calls:
-        """One look through all.
+        """One look through all; at tokens that nobody knows, as many as fit into a round.
+
+        What is gone is told first, and each orphan as it is found: of others' tokens there may be any number.
 
         Raises:
             VaultFault: A call failed otherwise than expected; the round is given up.
@@ -133,10 +142,12 @@ class Reconciler:
         known = self._holdings.accessors
         accessors = set((yield self._vault.accessors))
         self._suspect(accessors - known)
-        yield from self._look_up(accessors)
-        self._tell_orphans()
         self._tell_gone(before, accessors, set(entities))
         yield from self._sweep_entities(entities)
+        self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
+        for accessor, label in self._labels.items():
+            self._tell_orphan(accessor, label)
+        yield from self._look_up(accessors)
 
     def _suspect(self, unknown: set[str]) -> None:
         """Keeps since when tokens are listed and unknown. One that was known when Vault was asked is ended by us."""
@@ -149,39 +160,45 @@ class Reconciler:
         return since_ms is not None and self._clock.now_ms() - since_ms >= self._settled_ms
 
     def _look_up(self, accessors: set[str]) -> Calls:
-        """Asks whose the tokens are that nobody knows, each once.
+        """Asks whose the tokens are that nobody knows, each once, the newest first, and tells of those that are ours.
 
         Vault may list an accessor whose token it did not finish making, because whoever asked died; it refuses to look
-        such a one up, and that is no reason to leave the others alone.
+        such a one up, and that is no reason to leave the others alone: it is asked about again when there is room.
         """
-        self._labels = {accessor: label for accessor, label in self._labels.items() if accessor in accessors}
-        refused, last = 0, ""
-        for accessor in sorted(accessors - self._labels.keys()):
-            if self._settled(accessor) and not self._holdings.knows(accessor):
-                try:
-                    self._labels[accessor] = yield partial(self._vault.lookup, accessor)
-                except TokenUnknown:
-                    continue
-                except VaultRefused as fault:
-                    refused, last = refused + 1, str(fault)
-        if refused:
-            log.info("Vault refuses to say whose %d tokens are; the last time: %s", refused, last)
+        self._refused &= accessors
+        unknown = [one for one in accessors - self._labels.keys() if self._settled(one)]
+        unknown.sort(key=lambda one: (one in self._refused, -self._unknown_since_ms[one], one))
+        first, last = unknown[:LOOKUPS_PER_ROUND_MAX_COUNT], ""
+        for accessor in first:
+            if self._holdings.knows(accessor):
+                continue
+            try:
+                label = yield partial(self._vault.lookup, accessor)
+            except TokenUnknown:
+                continue
+            except VaultRefused as fault:
+                self._refused.add(accessor)
+                last = str(fault)
+            else:
+                self._labels[accessor] = label
+                self._tell_orphan(accessor, label)
+        self._unfinished = not self._refused.issuperset(unknown[len(first) :])
+        if last:
+            log.info("Vault refuses to say whose %d tokens are; the last time: %s", len(self._refused), last)
 
-    def _tell_orphans(self) -> None:
-        for accessor, label in self._labels.items():
-            if label is None or not self._settled(accessor) or self._holdings.knows(accessor):
-                continue
-            number = self._partition_of(label.pipeline_id)
-            on_its_way = self._holdings.on_its_way(label.pipeline_id, label.agent_id, label.number)
-            if number is None or not self._holdings.owns(number) or on_its_way:
-                continue
-            found = OrphanFound(
-                tenant=label.tenant, agent_id=label.agent_id, attempt=label.attempt, number=label.number,
-                accessor=accessor,
-            )  # fmt: skip
-            log.info("pipeline %s has a token that nobody knows: %s", label.pipeline_id, accessor)
-            self._metrics.counter(ORPHANS_FOUND).inc()
-            self._inject(number, [injected(label.pipeline_id, label.tenant, found, self._clock.now_ms())])
+    def _tell_orphan(self, accessor: str, label: Label | None) -> None:
+        if label is None or not self._settled(accessor) or self._holdings.knows(accessor):
+            return
+        number = self._partition_of(label.pipeline_id)
+        on_its_way = self._holdings.on_its_way(label.pipeline_id, label.agent_id, label.number)
+        if number is None or not self._holdings.owns(number) or on_its_way:
+            return
+        found = OrphanFound(
+            tenant=label.tenant, agent_id=label.agent_id, attempt=label.attempt, number=label.number, accessor=accessor
+        )
+        log.info("pipeline %s has a token that nobody knows: %s", label.pipeline_id, accessor)
+        self._metrics.counter(ORPHANS_FOUND).inc()
+        self._inject(number, [injected(label.pipeline_id, label.tenant, found, self._clock.now_ms())])
 
     def _tell_gone(
         self, before: dict[str, tuple[int, str, TokenEntity]], accessors: set[str], with_entity: set[str]

@@ -5,7 +5,8 @@ Time comes from outside: threads and the simulation drive the same object.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sluice_vault_broker.adapters.holdings import Holdings, Kind, Wanted
 from sluice_vault_broker.ports import VaultAway, VaultFault
@@ -20,11 +21,61 @@ PRUNE_COUNT = 64
 """Answers beyond twice as many as the decider had not heard of the last time; then those that it has heard of go."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """How something fared that is not done yet.
+
+    Attributes:
+        again_ms: Not before.
+        missed_at: How much Vault had answered when it did not answer this; None: it did.
+        stuck: Vault answered others since, and did not answer this again: it is at fault here, and not away.
+    """
+
+    wanted: Wanted
+    count: int = 0
+    again_ms: int = 0
+    missed_at: int | None = None
+    stuck: bool = False
+
+
+class _Probing:
+    """Trying one thing at a time, less and less often, with the kinds by turns: what is answered may be of any."""
+
+    def __init__(self) -> None:
+        self.missed_count = 0
+        self._until_ms = 0
+        self._kinds = list(Kind)
+
+    def may(self, now_ms: int) -> bool:
+        """Whether it is time."""
+        return self.missed_count == 0 or now_ms >= self._until_ms
+
+    def kinds(self) -> list[Kind]:
+        """In which order to look for the next one."""
+        return list(self._kinds)
+
+    def given(self, kind: Kind) -> None:
+        """The others come first now."""
+        self._kinds.remove(kind)
+        self._kinds.append(kind)
+
+    def missed(self, now_ms: int) -> None:
+        """There was no answer."""
+        self._until_ms = now_ms + _backoff_ms(self.missed_count)
+        self.missed_count += 1
+
+    def answered(self) -> None:
+        """There was one."""
+        self.missed_count = 0
+
+
 class Schedule:
     """Gives out what is wanted, each thing to one hand at a time.
 
     Guarantees: at most `places` are given out at once; of these some are for revocations alone. While Vault is away one
-    thing at a time is tried, and nothing else. What was answered is given out again only once the state has changed.
+    thing at a time is tried, and nothing else. What alone is not answered, while others are — a quota on one path, a
+    tree too large to end in time — is tried in the same way beside the others, which go on. What was answered is given
+    out again only once the state has changed.
 
     Args:
         holdings: What is wanted.
@@ -39,16 +90,16 @@ class Schedule:
         self._ready = ready
         self._given: dict[str, Wanted] = {}
         self._answered: dict[str, Wanted] = {}
-        self._tries: dict[str, tuple[Wanted, int, int]] = {}  # with count, and when again
+        self._answers_count = 0
+        self._tries: dict[str, _Try] = {}
         self._prune_at = PRUNE_COUNT
-        self._away_count = 0
-        self._away_until_ms = 0
+        self._away, self._stuck = _Probing(), _Probing()
         self._held: set[str] = set()
 
     @property
     def away(self) -> bool:
         """Whether Vault was away when it was last asked."""
-        return self._away_count > 0
+        return self._away.missed_count > 0
 
     @property
     def busy(self) -> int:
@@ -57,16 +108,33 @@ class Schedule:
 
     def take(self, now_ms: int) -> Wanted | None:
         """Gives out the next thing to do, or None if there is nothing now. It must be answered or have failed."""
-        if len(self._given) >= self._places or (self.away and (self._given or now_ms < self._away_until_ms)):
+        if len(self._given) >= self._places:
             return None
-        for kind in Kind:
-            if kind is not Kind.REVOKE and self._others >= self._for_others:
+        if self.away:
+            if self._given or not self._away.may(now_ms):
                 return None
+            return self._give(self._away.kinds(), now_ms, self._away)
+        if self._stuck.may(now_ms) and not any(map(self._is_stuck, self._given)):
+            found = self._give(self._stuck.kinds(), now_ms, self._stuck)
+            if found is not None:
+                return found
+        return self._give(Kind, now_ms)
+
+    def _give(self, kinds: Iterable[Kind], now_ms: int, probing: _Probing | None = None) -> Wanted | None:
+        for kind in kinds:
+            if kind is not Kind.REVOKE and self._others >= self._for_others:
+                continue
             for wanted in self._holdings.wanted(kind):
-                if self._free(wanted, now_ms):
+                in_turn = probing is self._away or self._is_stuck(wanted.key) is (probing is self._stuck)
+                if in_turn and self._free(wanted, now_ms):
                     self._given[wanted.key] = wanted
+                    if probing is not None:
+                        probing.given(kind)
                     return wanted
         return None
+
+    def _is_stuck(self, key: str) -> bool:
+        return key in self._tries and self._tries[key].stuck
 
     @property
     def _others(self) -> int:
@@ -82,37 +150,53 @@ class Schedule:
                 return False
             del self._answered[key]
         tried = self._tries.get(key)
-        if tried is not None and tried[0].entity is not wanted.entity:
+        if tried is not None and tried.wanted.entity is not wanted.entity:
             del self._tries[key]
             tried = None
-        return tried is None or now_ms >= tried[2]
+        return tried is None or now_ms >= tried.again_ms
 
     def answered(self, wanted: Wanted) -> None:
         """It is done, and the decider is told."""
         self._given.pop(wanted.key, None)
-        self._tries.pop(wanted.key, None)
+        self._heard(wanted)
         self._answered[wanted.key] = wanted
-        self._away_count = 0
         if len(self._answered) > self._prune_at:  # what the decider has heard of is not remembered
             self._answered = {key: one for key, one in self._answered.items() if self._holdings.still(one)}
-            self._tries = {key: one for key, one in self._tries.items() if self._holdings.still(one[0])}
+            self._tries = {key: one for key, one in self._tries.items() if self._holdings.still(one.wanted)}
             self._prune_at = PRUNE_COUNT + 2 * len(self._answered)
 
     def failed(self, wanted: Wanted, fault: VaultFault, now_ms: int) -> None:
         """It is not done, or nobody knows; it is tried again."""
         self._given.pop(wanted.key, None)
+        tried = self._tries.get(wanted.key) or _Try(wanted)
         if isinstance(fault, VaultAway):
-            self._away_until_ms = now_ms + _backoff_ms(self._away_count)
-            self._away_count += 1
+            self._missed(tried, now_ms)
             return
-        self._away_count = 0
-        count = self._tries[wanted.key][1] if wanted.key in self._tries else 0
-        self._tries[wanted.key] = wanted, count + 1, now_ms + _backoff_ms(count)
+        self._heard(wanted)
+        again_ms = now_ms + _backoff_ms(tried.count)
+        self._tries[wanted.key] = _Try(wanted, tried.count + 1, again_ms)
+
+    def _heard(self, wanted: Wanted) -> None:
+        """Vault answered."""
+        if self._is_stuck(wanted.key):
+            self._stuck.answered()
+        self._tries.pop(wanted.key, None)
+        self._answers_count += 1
+        self._away.answered()
+
+    def _missed(self, tried: _Try, now_ms: int) -> None:
+        """Vault did not answer: the fault is the act's own, if others were answered since it was missed before."""
+        self._holdings.put_behind(tried.wanted)
+        alone = tried.missed_at is not None and self._answers_count > tried.missed_at
+        stuck = alone or tried.stuck
+        again_ms = now_ms + _backoff_ms(tried.count) if stuck else 0
+        self._tries[tried.wanted.key] = _Try(tried.wanted, tried.count + 1, again_ms, self._answers_count, stuck)
+        (self._stuck if stuck and not self.away else self._away).missed(now_ms)
 
     def forget(self, partition: int) -> None:
         """The partition is no longer ours: what it had answered may never have been decided."""
         self._answered = {key: one for key, one in self._answered.items() if one.partition != partition}
-        self._tries = {key: one for key, one in self._tries.items() if one[0].partition != partition}
+        self._tries = {key: one for key, one in self._tries.items() if one.wanted.partition != partition}
 
     def hold(self, pipeline_id: str) -> None:
         """Gives nothing of a pipeline out until it is released."""

@@ -10,8 +10,9 @@ from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenRen
 from sluice_runtime.deciding import Decision, Output, State
 from sluice_runtime.tracing import child_of
 from sluice_vault_broker.domain.evolving import evolve
-from sluice_vault_broker.domain.facts import CommandDecided, CommandHeard, Fact
+from sluice_vault_broker.domain.facts import CommandDecided, CommandHeard, Fact, PipelineClaimed
 from sluice_vault_broker.domain.policy import BrokerPolicy
+from sluice_vault_broker.domain.state import TokenEntity
 from sluice_vault_broker.domain.view import View
 
 SOURCE = "vault-broker"
@@ -82,9 +83,20 @@ class DecisionBuilder:
         self._outputs.append(Output(topics.TOKEN_EVENTS.name, self.pipeline_id, event))
         self._fold(Fact(message, self.now_ms, cause.id, tenant, sequence, event.traceparent))
 
-    def deny(self, code: str, detail: str, *, agent_id: str | None, attempt: int | None, request_id: str = "") -> None:
-        """Answers a command that it will not be done: the one that is being decided, or an earlier request."""
-        request_id = request_id or self.cause.id
+    def deny(
+        self, code: str, detail: str, *, agent_id: str | None, attempt: int | None, earlier: TokenEntity | None = None
+    ) -> None:
+        """Answers a command that it will not be done: the one that is being decided, or an earlier request.
+
+        Args:
+            code: Of the problem.
+            detail: For people.
+            agent_id: Whose credential it is about; None: the pipeline's own.
+            attempt: Which attempt's.
+            earlier: What was wanted by the earlier request.
+        """
+        request_id = self.cause.id if earlier is None else earlier.request_id
+        since_ms = self.cause.time_ms if earlier is None else earlier.wanted_at_ms
         if request_id in self.view.decided_commands().ids:
             return
         own = request_id == self.cause.id
@@ -92,6 +104,7 @@ class DecisionBuilder:
         message = TokenDenied(
             agent_id=agent_id, attempt=attempt, problem=Problem(code=code, detail=detail),
             command=_COMMANDS.get(type(self.cause.data), "token.request") if own else "token.request",
+            latency_ms=max(0, self.now_ms - since_ms),
         )  # fmt: skip
         # Whoever asks hears of it: another tenant's request is not the pipeline's business.
         self.publish(message, causation_id=request_id, tenant=self.cause.tenant if own else None)
@@ -120,6 +133,12 @@ class DecisionBuilder:
     def remember(self) -> None:
         """The command is done; if it comes again, it changes nothing."""
         self.accept(CommandDecided(command_id=self.cause.id))
+
+    def claim(self) -> None:
+        """The spawner's word counts for whose a pipeline is, of which only others spoke so far."""
+        pipeline = self.view.find_pipeline()
+        if pipeline is not None and pipeline.foretold and self.spawner_sequence is not None:
+            self.accept(PipelineClaimed(owner=self.cause.tenant))
 
     def heard(self) -> None:
         """The command that is being decided is decided."""

@@ -72,9 +72,16 @@ def _count(view: View, sequence: int) -> None:
 
 
 def _opened(view: View, message: facts.PipelineOpened, fact: Fact, policy: BrokerPolicy) -> None:
-    entity = PipelineEntity(tenant=fact.tenant, since_ms=fact.time_ms, sequence=fact.time_ms, tokens=fact.time_ms)
+    entity = PipelineEntity(
+        tenant=fact.tenant, since_ms=fact.time_ms, sequence=fact.time_ms, tokens=fact.time_ms,
+        foretold=message.foretold,
+    )  # fmt: skip
     view.put_pipeline(entity)
     _set_retention(view, fact, policy)
+
+
+def _claimed(view: View, message: facts.PipelineClaimed, fact: Fact, policy: BrokerPolicy) -> None:
+    view.put_pipeline(replace(view.pipeline(), tenant=message.owner, foretold=False))
 
 
 def _heard(view: View, message: facts.CommandHeard, fact: Fact, policy: BrokerPolicy) -> None:
@@ -245,16 +252,32 @@ def _revocation_wanted(view: View, message: facts.RevocationWanted, fact: Fact, 
             alert_id=message.alert_id,
             traceparent=fact.traceparent,
             last=message.last,
+            also=message.also,
         ),
     )
+    for accessor in message.also:
+        view.put_revocation(accessor, None)
+    if message.agent_id is None:
+        _set_ending(view, without=(message.accessor, *message.also), more=(message.accessor,))
 
 
 def _vault_revoked(view: View, message: facts.VaultRevoked, fact: Fact, policy: BrokerPolicy) -> None:
     view.put_revocation(message.accessor, None)
+    _set_ending(view, without=(message.accessor,))
+
+
+def _set_ending(view: View, *, without: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
+    pipeline = view.find_pipeline()
+    if pipeline is None:
+        return
+    ending = (*(one for one in pipeline.ending if one not in without), *more)
+    if ending != pipeline.ending:
+        view.put_pipeline(replace(pipeline, ending=ending))
 
 
 _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.PipelineOpened: _opened,
+    facts.PipelineClaimed: _claimed,
     facts.CommandHeard: _heard,
     facts.PipelineRevoked: _revoked,
     facts.PipelineEnded: _ended,

@@ -49,10 +49,11 @@ class VaultRenewed(Message):
 
 
 class VaultRevoked(Message):
-    """Vault ended a token and all below it, or does not know it any more."""
+    """Vault ended a token and all below it, or does not know it any more; and so what else was to end before it."""
 
     type: ClassVar[str] = "vault.revoked"
     accessor: str
+    also: tuple[str, ...] = ()
 
 
 class VaultGone(Message):
@@ -78,9 +79,17 @@ class OrphanFound(Message):
 
 
 class PipelineOpened(Message):
-    """A pipeline's first credential is asked for."""
+    """A pipeline's first credential is asked for, or all are revoked before; `foretold`: not by the spawner."""
 
     type: ClassVar[str] = "pipeline.opened"
+    foretold: bool = False
+
+
+class PipelineClaimed(Message):
+    """The spawner speaks of a pipeline of which only others did: it says whose it is."""
+
+    type: ClassVar[str] = "pipeline.claimed"
+    owner: str
 
 
 class CommandHeard(Message):
@@ -133,7 +142,7 @@ class RenewalWanted(Message):
 
 
 class RevocationWanted(Message):
-    """A token shall end, with all below it."""
+    """A token shall end, with all below it; what was to end by itself so far, `also`, ends with it."""
 
     type: ClassVar[str] = "revocation.wanted"
     accessor: str
@@ -145,6 +154,7 @@ class RevocationWanted(Message):
     detail: str = ""
     alert_id: str | None = None
     last: bool = False
+    also: tuple[str, ...] = ()
 
 
 class PipelineRevoked(Message):

@@ -27,6 +27,7 @@ from sluice_vault_broker.domain.facts import (
     VaultRenewed,
     VaultRevoked,
 )
+from sluice_vault_broker.domain.policy import REVOKED_NAMED_MAX_COUNT
 from sluice_vault_broker.domain.revoking import subtree
 from sluice_vault_broker.domain.state import TokenEntity
 
@@ -91,8 +92,8 @@ def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
 def revoked(builder: DecisionBuilder, message: VaultRevoked) -> None:
     """Vault has ended a token that had to end."""
     wanted = builder.view.find_revocation(message.accessor)
-    if wanted is None:
-        return
+    if wanted is None or not set(wanted.also) <= set(message.also):
+        return  # begun before it was known what else has to end: it is done again
     builder.accept(message)
     builder.publish(
         TokenRevoked(
@@ -139,6 +140,9 @@ def timer_due(builder: DecisionBuilder, message: TimerDue) -> None:
     token = builder.view.token(agent_id)
     renewal_ms = renewal_due_ms(token, builder.policy)
     if builder.now_ms >= expiry_told_ms(token):
+        unsure = token.renewing_since_ms is not None  # Vault may have renewed it, and the answer was lost
+        if unsure:
+            _revoke_unsure(builder, token)
         _expire(builder, token)
     elif renewal_ms is not None and builder.now_ms >= renewal_ms:
         builder.accept(RenewalWanted(agent_id=agent_id))
@@ -160,6 +164,17 @@ def _expire(builder: DecisionBuilder, token: TokenEntity) -> None:
             wanted = True
     if wanted and builder.view.find_token(None) is None:
         builder.accept(TokenWanted(request_id=builder.cause.id, implied=True))
+
+
+def _revoke_unsure(builder: DecisionBuilder, token: TokenEntity) -> None:
+    tree = subtree(builder.view, token.agent_id)
+    accessors = tuple(one.accessor for one in tree if one.lives)
+    builder.accept(
+        RevocationWanted(
+            accessor=token.ended_by, accessors=accessors[:REVOKED_NAMED_MAX_COUNT], tenant=builder.tenant,
+            reason="orphaned", agent_id=token.agent_id, attempt=token.attempt,
+        )
+    )  # fmt: skip
 
 
 def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:

@@ -140,7 +140,7 @@ def _parent(builder: DecisionBuilder, message: TokenRequest) -> str | None:
 
 def _begin(builder: DecisionBuilder) -> None:
     if builder.view.find_pipeline() is None:
-        builder.accept(PipelineOpened())
+        builder.accept(PipelineOpened(foretold=builder.spawner_sequence is None))
 
 
 def _deny(builder: DecisionBuilder, message: TokenRequest, code: str, detail: str) -> None:

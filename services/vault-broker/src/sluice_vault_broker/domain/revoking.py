@@ -63,20 +63,38 @@ def alert(builder: DecisionBuilder, message: AlertRaised) -> None:
 def close(builder: DecisionBuilder, reason: RevocationReason, detail: str = "", *, alert_id: str | None = None) -> None:
     """Ends all tokens of a pipeline for good. The first cause counts: a second one changes nothing.
 
-    Where there is no token, that is told at once: whoever waits for the end of the pipeline's credentials goes on.
+    It is told when Vault honours none of them any more. Where there is no token that is at once: whoever waits for the
+    end of the pipeline's credentials goes on. Where tokens were given up, and Vault has not confirmed it, this takes
+    the place of that.
     """
     if builder.view.find_pipeline() is None:
-        builder.accept(PipelineOpened())
+        builder.accept(PipelineOpened(foretold=builder.spawner_sequence is None))
     if builder.view.pipeline().revoked is not None:
         return
     builder.accept(PipelineRevoked(reason=reason))
-    root = builder.view.find_token(None)
+    earlier = builder.view.pipeline().ending
     revoke_tree(
         builder, None, reason, code=REVOKED_CODE, told=revoked_detail(reason), detail=detail, alert_id=alert_id,
         last=True,
     )  # fmt: skip
-    if root is None or not root.lives:
+    if earlier:
+        _take_over(builder, reason, detail, alert_id)
+    elif not builder.view.pipeline().ending:
         builder.publish(TokenRevoked(accessors=(), reason=reason, detail=detail, alert_id=alert_id))
+
+
+def _take_over(builder: DecisionBuilder, reason: RevocationReason, detail: str, alert_id: str | None) -> None:
+    """Makes one revocation, for this reason, of all that Vault has not confirmed."""
+    *also, accessor = builder.view.pipeline().ending
+    named: dict[str, None] = {}
+    for one in (accessor, *also):
+        wanted = builder.view.find_revocation(one)
+        named |= dict.fromkeys(() if wanted is None else wanted.accessors)
+    taken = RevocationWanted(
+        accessor=accessor, accessors=tuple(named)[:REVOKED_NAMED_MAX_COUNT], tenant=builder.tenant, reason=reason,
+        detail=detail, alert_id=alert_id, last=True, also=tuple(also),
+    )  # fmt: skip
+    builder.accept(taken)
 
 
 def revoke_tree(
@@ -116,7 +134,7 @@ def revoke_tree(
     for token in tree:
         builder.accept(TokenLost(agent_id=token.agent_id))
         if not token.lives and not token.implied:
-            builder.deny(code, told, agent_id=token.agent_id, attempt=token.attempt, request_id=token.request_id)
+            builder.deny(code, told, agent_id=token.agent_id, attempt=token.attempt, earlier=token)
 
 
 def subtree(view: View, agent_id: str | None) -> list[TokenEntity]:

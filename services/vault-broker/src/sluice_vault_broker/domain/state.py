@@ -30,6 +30,9 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
         heard: The sequence of the spawner's last command that was decided: what is not greater is a repetition.
         revoked: Why all its credentials were ended for good; it gets none any more.
         last_agent: Head of the list of all agents that ever asked; each names the one before it.
+        ending: Accessors of the revocations of what is no agent's that Vault has not confirmed: until then it honours
+            tokens that the state does not have any more.
+        foretold: Only others than the spawner spoke of it, so `tenant` is that of whoever did first.
     """
 
     tenant: str
@@ -39,6 +42,8 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     heard: int = 0
     revoked: RevocationReason | None = None
     last_agent: str | None = None
+    ending: tuple[str, ...] = ()
+    foretold: bool = False
 
 
 class AgentsEntity(Entity, frozen=True, tag="agents"):
@@ -132,6 +137,7 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
         cause_id: The command, the alert or whatever else caused it.
         agent_id: Whose it was; None: the pipeline's own, and so all.
         last: Whether the pipeline is left without a token of its own: its entity goes, too.
+        also: What must have ended, too, before it is told: earlier tokens of the pipeline's own.
     """
 
     accessor: str
@@ -146,6 +152,7 @@ class RevocationEntity(Entity, frozen=True, tag="revocation"):
     alert_id: str | None = None
     traceparent: str | None = None
     last: bool = False
+    also: tuple[str, ...] = ()
 
 
 class DecidedCommandsEntity(Entity, frozen=True, tag="refusals"):
