@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,8 +154,11 @@ def test_what_is_denied_or_not_answered_is_said(
 
 
 @pytest.mark.covers("O5", "U1")
-def test_a_report_on_demand_leaves_the_pipeline_alone(http: httpx.Client, writer: Writer) -> None:
-    writer.tell(*spawning(Teller("p1")))
+def test_a_report_on_demand_leaves_the_pipeline_alone_and_no_diagnostic_reads_it_later(
+    http: httpx.Client, spawner: Spawner, writer: Writer
+) -> None:
+    teller = Teller("p1", start_ms=time.time_ns() // 1_000_000 + 60_000)  # it ends after the report, by their times
+    writer.tell(*spawning(teller))
     wait_for("the pipeline", lambda: http.get("/runs/p1/status").status_code == 200)
     asked: dict[str, Any] = {
         "json": {"pipeline_id": "p1", "reason": "shift_change"},
@@ -171,6 +175,19 @@ def test_a_report_on_demand_leaves_the_pipeline_alone(http: httpx.Client, writer
     assert (view["state"], len(view["handoffs"])) == ("RUNNING", 1)
     refused = http.post("/api/observability/diagnostic", json={"pipeline_id": "p1"})
     assert refused.json()["type"] == "urn:sluice:problem:pipeline_not_failed"
+
+    writer.tell(*failing(teller))
+    wait_for("the end", lambda: http.get("/runs/p1/status").json()["state"] == "FAILED")
+    spawner.answers(lambda command: [])
+    assert http.post("/api/observability/diagnostic", json={"pipeline_id": "p1"}).status_code == 202
+    wait_for("the diagnostic's command", lambda: spawner.commands)
+    [command] = spawner.commands
+    assert isinstance(command.data, pipeline.PipelineSpawn)
+    assert "agent_timeout" in command.data.plan.objective
+    [report, _] = command.data.plan.inputs
+    assert report.sha256 != made.json()["report"]["sha256"]
+    body = http.get(f"/api/artifacts/{report.sha256}").json()
+    assert (body["reason"], body["context"]["state"]) == ("agent_timeout", "FAILED")
 
 
 @pytest.mark.covers("O6", "U1", "U2")

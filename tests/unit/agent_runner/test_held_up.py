@@ -162,12 +162,14 @@ def test_the_waits_before_a_model_is_asked_again_are_the_runner_s(
 
 def test_a_throttle_that_comes_before_its_task_slows_it() -> None:
     async def scenario(world: World) -> None:
+        begun_ms = world.time.now_ms()
         await world.runner.on_throttle(AgentThrottle(agent_id="a", api_calls_per_minute=2))
         await world.task("a")
-        begun_ms = world.time.now_ms()
+        await world.models.until_asked("a")
+        assert world.time.now_ms() - begun_ms == 30_000, "another one may have called just before"
         await world.models.says("a", reply(call("list_files")))
         await world.models.until_asked("a")
-        assert world.time.now_ms() - begun_ms == 30_000
+        assert world.time.now_ms() - begun_ms == 60_000
         await world.models.says("a", finish())
 
     in_world(scenario)

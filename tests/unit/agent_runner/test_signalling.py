@@ -116,16 +116,18 @@ def test_a_throttled_agent_s_calls_are_spaced_and_the_last_word_counts() -> None
 def test_an_attempt_of_a_throttled_pipeline_is_spaced_from_its_first_call_until_it_is_told_otherwise() -> None:
     async def scenario(world: World) -> None:
         for agent_id, attempt in (("a", 1), ("b", 2)):
+            begun_ms = world.time.now_ms()
             await world.task(agent_id, attempt=attempt, api_calls_per_minute=2)
             await world.models.until_asked(agent_id)
-            begun_ms = world.time.now_ms()
+            assert world.time.now_ms() - begun_ms == 30_000, f"attempt {attempt}"
+            world.time.time_ms += 7_000
             await world.models.says(agent_id, reply(call("list_files")))
             await world.models.until_asked(agent_id)
-            assert world.time.now_ms() - begun_ms == 30_000, f"attempt {attempt}"
+            assert world.time.now_ms() - begun_ms == 67_000, "from when the call before was told"
             await world.runner.on_throttle(AgentThrottle(agent_id=agent_id, api_calls_per_minute=600))
             await world.models.says(agent_id, reply(call("list_files")))
             await world.models.until_asked(agent_id)
-            assert world.time.now_ms() - begun_ms == 30_100
+            assert world.time.now_ms() - begun_ms == 67_100
 
     in_world(scenario)
 

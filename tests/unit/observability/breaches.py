@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sluice_contracts.diagnosis import diagnostic_spawn
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.ids import derived_id
 from sluice_contracts.messages import Message, agent, alert, audit, pipeline, report, signal, token
-from sluice_contracts.messages.base import ArtifactRef, Body, Usage
+from sluice_contracts.messages.base import ArtifactRef, Body, Problem, Usage
 from tests.unit.observability.events import START_MS, Teller, spawning, turn
 
 HOUR_MS = 3_600_000
+
+
+def refused_findings(diagnostic_id: str, told: list[CloudEvent[Message]]) -> tuple[CloudEvent[Message], ...]:
+    """What another attempt of a diagnostic found, later than the one that counts, and that it was refused."""
+    [found] = [one for one in told if isinstance(one.data, agent.AgentSucceeded)]
+    data, last = found.data, told[-1]
+    assert isinstance(data, agent.AgentSucceeded)
+    other = {"runner_id": "r2", "summary": "Another one.", "result": Body(text='{"cause": "of a refused attempt"}')}
+    late = replace(
+        found, id=f"late-{diagnostic_id}", source="agent-runner/r2", time_ms=last.time_ms + 1,
+        data=data.model_copy(update=other),
+    )  # fmt: skip
+    refusal = pipeline.AgentAttemptRefused(
+        agent_id=data.agent_id, attempt=data.attempt, refused_id=late.id, refused_type=data.type,
+        problem=Problem(code="outdated_attempt", detail="its agent has ended"),
+    )  # fmt: skip
+    refused = replace(
+        last, id=f"refused-{diagnostic_id}", data=refusal, time_ms=last.time_ms + 2,
+        sequence=(last.sequence or 0) + 1,
+    )  # fmt: skip
+    return late, refused
 
 
 def uses_of_vault(pipeline_id: str, accessor: str, now_ms: int) -> list[CloudEvent[Message]]:

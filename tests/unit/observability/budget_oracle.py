@@ -140,9 +140,9 @@ def _stuck(stream: Sequence[Heard], now: int, limit: int, told: Sequence[Told]) 
         if not watches:
             continue
         watch = max(watches, key=_order)
-        latest = max(progress, key=lambda one: (one.at, one.event.id), default=None)
-        since = watch.appended_ms if latest is None else max(watch.appended_ms, latest.at)
-        cause = watch if latest is None or watch.appended_ms > latest.at else latest
+        latest = max(progress, key=lambda one: (one.appended_ms, one.event.id), default=None)
+        since = watch.appended_ms if latest is None else max(watch.appended_ms, latest.appended_ms)
+        cause = watch if latest is None or watch.appended_ms > latest.appended_ms else latest
         deadline = since + limit + 1
         identity = derived_id("alert", watch.event.subject, stream[0].appended_ms, "no_progress", agent, str(number))
         known = any(one["id"] == identity for one in told)

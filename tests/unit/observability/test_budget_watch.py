@@ -15,12 +15,14 @@ from sluice_contracts.messages.signal import ErrorReported, ProgressReported, Wa
 from sluice_contracts.topics import Principal
 from sluice_observability.domain.budget_limits import Budgets, Limits
 from sluice_observability.domain.budget_state import FORGET_MS, HORIZON_MS
+from sluice_observability.domain.budgets import ARRIVAL_MS
 from sluice_observability.domain.timers import Timers
 from sluice_observability.handlers.budget_records import BudgetRecords
 from sluice_observability.handlers.budget_watch import BEHIND_MAX_MS, BudgetWatch, position_key
 from sluice_observability.handlers.refusals import DeadLetterOffice
 from sluice_observability.ports import Change
 from sluice_runtime.broker import BrokerUnavailable, TopicPartition
+from sluice_runtime.clock import Clock
 from sluice_runtime.memory import MemoryBroker, MemoryGroups, MemoryLog
 from tests.doubles import ManualClock
 from tests.unit.observability.budget_streams import Signals, raised, wanted
@@ -66,11 +68,12 @@ class MortalBroker(MemoryBroker):
 class Changelog:
     """What is durable of the table, by partition."""
 
-    def __init__(self, fate: Fate) -> None:
+    def __init__(self, fate: Fate, clock: Clock) -> None:
         self.stored: dict[int, dict[str, bytes]] = {number: {} for number in range(PARTITIONS)}
         self._fate = fate
+        self._clock = clock
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change]) -> int:
         for change in changes:
             if not self._fate.survives():
                 raise Killed("while the table is written")
@@ -80,21 +83,33 @@ class Changelog:
                 self.stored[change.partition][change.key] = change.value
         if not self._fate.survives():
             raise Killed("after the table is written")
+        return self._clock.now_ms()
+
+
+class Ahead:
+    """A host's clock that is not Kafka's."""
+
+    def __init__(self, clock: Clock, ahead_ms: int) -> None:
+        self._clock, self._ahead_ms = clock, ahead_ms
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms() + self._ahead_ms
 
 
 class World:
     """A monitor that lives, dies and lives again."""
 
-    def __init__(self, seed: int, limits: Limits, timers: type[Timers] = Timers) -> None:
+    def __init__(self, seed: int, limits: Limits, timers: type[Timers] = Timers, *, ahead_ms: int = 0) -> None:
         self.timers = timers
         self.draw = random.Random(seed)
         self.clock = ManualClock()
+        self.own_clock = Ahead(self.clock, ahead_ms)
         topics = {"signals": PARTITIONS, "alerts": PARTITIONS, "budgets": 1, "dlq.signals": 1, "dlq.budgets": 1}
         self.log = MemoryLog(topics, self.clock)
         self.fate = Fate(self.draw)
         self.broker = MortalBroker(self.log, MemoryGroups())
         self.broker.fate = self.fate
-        self.table = Changelog(self.fate)
+        self.table = Changelog(self.fate, self.clock)
         self.budgets = Budgets(limits)
         self.deaths = 0
 
@@ -102,14 +117,18 @@ class World:
         for event in events:
             self.log.append(codec.encode(event, topic="signals", key=key or event.subject))
 
+    async def restored(self) -> BudgetWatch:
+        letters = DeadLetterOffice(self.broker, self.clock, window_records=100, refused_by=Principal.MONITOR)
+        watch = BudgetWatch(self.budgets, self.broker, letters, self.own_clock, PARTITIONS, timers=self.timers)
+        for number, stored in self.table.stored.items():
+            await watch.restore(number, stored)
+        return watch
+
     async def live(self, *, mortal: bool) -> BudgetWatch:
         """Restores, observes everything, looks at the timers; from the beginning after each death."""
         while True:
             self.fate.left = -1
-            letters = DeadLetterOffice(self.broker, self.clock, window_records=100, refused_by=Principal.MONITOR)
-            watch = BudgetWatch(self.budgets, self.broker, letters, self.clock, PARTITIONS, timers=self.timers)
-            for number, stored in self.table.stored.items():
-                await watch.restore(number, stored)
+            watch = await self.restored()
             if mortal:
                 self.fate.plan()
             try:
@@ -217,6 +236,36 @@ def test_what_was_not_observed_was_not_heard(handed_out: bool) -> None:
         await watch.ask()
         await watch.look(await watch.listen((), world.table), world.table)
         assert world.alerts() == world.wanted(world.clock.now_ms()) == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, -5_000, 0, 5_000, 3_600_000])
+def test_progress_is_missed_by_kafka_s_clock_whatever_the_monitor_s_own_says(ahead_ms: int) -> None:
+    async def scenario() -> None:
+        world = World(1, Limits(progress_timeout_ms=PROGRESS_MS), ahead_ms=ahead_ms)
+        world.write(
+            CloudEvent(
+                "w", "spawner", "acme", "p", world.clock.now_ms(),
+                WatchChanged(agent_id="a", attempt=1, watched=True),
+            )
+        )  # fmt: skip
+        begun_ms = world.clock.now_ms()
+        await world.live(mortal=False)
+        watch = await world.restored()  # another one, which has written nothing yet
+        assert watch.ahead_ms is None
+
+        async def look() -> int:
+            await watch.ask()
+            await watch.look(await watch.listen((), world.table), world.table)
+            return len(world.alerts())
+
+        world.clock.advance(begun_ms + PROGRESS_MS + ARRIVAL_MS - world.clock.now_ms())
+        assert await look() == 0
+        world.clock.advance(1)
+        assert await look() == 1
+        assert watch.ahead_ms == ahead_ms
 
     asyncio.run(scenario())
 

@@ -139,8 +139,8 @@ def watch(at: int, *, watched: bool = True, attempt: int = 1, appended: int | No
     return signal(WatchChanged(agent_id="a", attempt=attempt, watched=watched), at, appended=appended)
 
 
-def came_on(at: int, attempt: int = 1) -> Signal:
-    return signal(ProgressReported(agent_id="a", attempt=attempt, turn=3), at)
+def came_on(at: int, attempt: int = 1, *, appended: int | None = None) -> Signal:
+    return signal(ProgressReported(agent_id="a", attempt=attempt, turn=3), at, appended=appended)
 
 
 @pytest.mark.covers("V5")
@@ -150,6 +150,8 @@ def came_on(at: int, attempt: int = 1) -> Signal:
         ([watch(0)], 60_001),
         ([watch(0), came_on(20_000)], 80_001),
         ([watch(0, appended=5_000)], 65_001),  # watched since it was appended
+        ([watch(0), came_on(20_000, appended=30_000)], 90_001),  # and came on when that was appended
+        ([watch(0), came_on(20_000, appended=30_000), came_on(10_000, appended=40_000)], 100_001),
         ([watch(0), watch(10_000, watched=False)], None),
         ([watch(10_000, watched=False), watch(0, appended=10_001)], None),  # out of order
         ([watch(0), watch(10_000, watched=False), watch(30_000)], 90_001),
@@ -175,6 +177,18 @@ def test_progress_in_the_backlog_counts_however_late_it_is_read() -> None:
     minutes = [watch(0), *(came_on(minute * 50_000) for minute in range(1, 72)), watch(3_560_000, watched=False)]
     assert fold(minutes).alerts == ()
     assert content(fold([watch(0), came_on(61_001 + 1_000)])) == [("no_progress", "revoke_agent", 60_001, 60_001)]
+
+
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize("skew", [-600_000, -65_000, -1_000, 0, 65_000])
+def test_what_the_runner_s_clock_says_does_not_matter_to_who_is_stuck(skew: int) -> None:
+    came = [came_on(at + skew, appended=at) for at in range(10_000, 600_000, 10_000)]
+    found = fold([watch(0), *came])
+    assert found.alerts == ()
+    assert due(found.pipeline, "p", START + 651_000, Limits()).alerts == ()
+    assert content(due(found.pipeline, "p", START + 651_001, Limits())) == [
+        ("no_progress", "revoke_agent", 60_001, 650_001)
+    ]
 
 
 def test_agents_are_bounded() -> None:

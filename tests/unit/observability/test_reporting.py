@@ -14,19 +14,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice_contracts.documents import handoff_report_schema
+from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.handoff import HandoffReport
 from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
+from sluice_contracts.messages import Message
 from sluice_contracts.messages.agent import AgentFailed
 from sluice_contracts.messages.base import AgentState, ArtifactRef, Problem, TaskStatus, Usage
 from sluice_contracts.messages.pipeline import TaskFailed
 from sluice_contracts.messages.signal import ErrorReported
-from sluice_contracts.messages.token import TokenRevoked
+from sluice_contracts.messages.token import TokenRenew, TokenRevoked
 from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.report_text import markdown_of
-from sluice_observability.domain.reporting import Occasion, agents_affected, report_on, sentence
+from sluice_observability.domain.reporting import (
+    Occasion,
+    agents_affected,
+    report_on,
+    report_on_end,
+    sentence,
+    why_failed,
+)
 from sluice_observability.domain.views import AgentView, ErrorsView, PipelineView, QuestionView, TaskView, TokenView
-from tests.unit.observability.breaches import Safeguard, breach
-from tests.unit.observability.events import START_MS, TRANSCRIPT, Teller, spawning, turn
+from tests.unit.observability.breaches import Safeguard, breach, handed_off, reported
+from tests.unit.observability.events import START_MS, TRANSCRIPT, Teller, failing, spawning, turn
 
 SCHEMA = handoff_report_schema()
 
@@ -255,3 +264,42 @@ def test_the_largest_report_is_bounded() -> None:
     made = report_on(view, Occasion("demand", "request", "demand", START_MS))
     assert len(made.model_dump_json(indent=1)) < 16 * 1024 * 1024
     assert len(markdown_of(made)) < 1024 * 1024
+
+
+def on_demand(teller: Teller) -> CloudEvent[Message]:
+    made = handed_off(teller, teller.command(TokenRenew()))
+    data = reported(made).model_copy(update={"cause": "demand", "reason": "shift_change"})
+    return replace(made, id=f"on-demand-{made.time_ms}", data=data)
+
+
+@pytest.mark.covers("O5", "O6")
+def test_a_diagnostic_reads_no_report_from_before_the_end() -> None:
+    teller, model = Teller("p1"), ReadModel(1)
+    for event in [*spawning(teller), on_demand(teller), *failing(teller)]:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    assert len(view.handoffs) == 1
+    assert report_on_end(view) is None, "it knows nothing of the failure: another one has to be made"
+    assert why_failed(view) == "agent_timeout"
+    model.apply(later := on_demand(teller))
+    assert report_on_end(view) == view.handoffs[-1]
+    assert view.handoffs[-1].event_id == later.id
+    assert why_failed(view) == "agent_timeout"
+
+
+@pytest.mark.covers("O5", "O6")
+def test_the_report_on_a_revocation_is_read_though_another_was_made_before_the_end() -> None:
+    teller, model = Teller("p1"), ReadModel(1)
+    told = breach(teller)
+    for event in [*told, handed := handed_off(teller, told[-1]), on_demand(teller), *failing(teller)]:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    found = report_on_end(view)
+    assert found is not None
+    assert found.event_id == handed.id
+    assert why_failed(view) == "error_budget_exceeded"
+    view.handoffs.clear()
+    view.problem = Problem(code="No code.", detail="")
+    assert why_failed(view) == "failed"

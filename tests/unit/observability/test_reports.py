@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sluice_contracts.messages.base import ArtifactRef
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.retrying import Backoff
-from sluice_observability.handlers.handing_off import HandingOff
+from sluice_observability.handlers.handing_off import REPORTS_AT_ONCE_MAX_COUNT, HandingOff
 from sluice_observability.handlers.history import History
 from sluice_observability.handlers.live import Live
 from sluice_observability.handlers.reports import Reports
@@ -79,13 +79,13 @@ class World:
                 self.live.model.apply(event)
                 self.heard[TopicPartition(topic, 0)] += 1
 
-    def reports(self) -> Reports:
+    def reports(self, past_wait_s: float = 0.05) -> Reports:
         async def through() -> Mapping[TopicPartition, int]:
             return self.heard
 
         return Reports(
             self.live, History(self.sql), self.store, self.kafka, ManualClock(), "o1", through=through,
-            complete_wait_s=0.05, past_wait_s=0.05,
+            complete_wait_s=0.05, past_wait_s=past_wait_s,
         )  # fmt: skip
 
     def report_on(self, revoked: CloudEvent[Any]) -> tuple[CloudEvent[Any], HandoffReport, str]:
@@ -186,33 +186,36 @@ class Full:
 class MemoryOutbox:
     """`ports.Outbox` in memory: what is answered or passed over does not come again."""
 
-    def __init__(self, records: list[Record], done: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-        self._records, self._done, self._loop = records, done, loop
+    def __init__(self, records: list[Record], done: Callable[[], object], live: Live) -> None:
+        self._records, self._done, self._live = records, done, live
         self.answers: list[OutgoingRecord] = []
 
     def poll(self, timeout_s: float) -> Sequence[Record]:
         return list(self._records)
 
     def passed(self, record: Record) -> None:
-        self._records.remove(record)
+        assert self._records.pop(0) == record, "what comes before it is not done"
+        if not self._records:
+            self._done()
 
     def answer(self, record: Record, answer: OutgoingRecord) -> None:
-        self._records.remove(record)
         self.answers.append(answer)
-        self._loop.call_soon_threadsafe(self._done.set)
+        self._live.model.apply(codec.decode(Record(answer.topic, 0, 0, 0, answer.key, answer.value, answer.headers)))
+        self.passed(record)
 
     def close(self) -> None:
         pass
 
 
-def handed_off(world: World, record: Record, *, wait_s: float) -> list[OutgoingRecord]:
-    """What the api has answered when it was told to stop: after its answer, or when the time is up."""
+def handed_off(world: World, *records: Record, wait_s: float, past_wait_s: float = 0.05) -> list[OutgoingRecord]:
+    """What the api has answered when it was told to stop: when all is answered, or when the time is up."""
 
     async def run() -> list[OutgoingRecord]:
-        stop = asyncio.Event()
-        outbox = MemoryOutbox([record], stop, asyncio.get_running_loop())
-        working = asyncio.create_task(HandingOff(lambda: outbox, world.reports(), Backoff(0.001, 0.01)).run(stop))
-        asyncio.get_running_loop().call_later(wait_s, stop.set)
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        outbox = MemoryOutbox([*records], lambda: loop.call_soon_threadsafe(stop.set), world.live)
+        reports = world.reports(past_wait_s)
+        working = asyncio.create_task(HandingOff(lambda: outbox, reports, Backoff(0.001, 0.01)).run(stop))
+        loop.call_later(wait_s, stop.set)
         await working
         return outbox.answers
 
@@ -251,3 +254,37 @@ def test_an_api_that_is_stopped_while_the_store_is_full_leaves_the_report_to_the
     assert handed_off(world, record, wait_s=0.2) == []
     full.left = 0
     assert len(handed_off(world, record, wait_s=30)) == 1
+
+
+class Hanging:
+    """An SQL endpoint that answers nobody until so many have asked."""
+
+    def __init__(self, count: int) -> None:
+        self._left, self._open = count, asyncio.Event()
+
+    async def rows(self, *_: object, **__: object) -> list[dict[str, Any]]:
+        self._left -= 1
+        if self._left <= 0:
+            self._open.set()
+        await self._open.wait()
+        return []
+
+
+@pytest.mark.covers("O5")
+def test_pipelines_that_are_revoked_together_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    count = REPORTS_AT_ONCE_MAX_COUNT
+    world = World(tmp_path, Hanging(count))
+    courses = [breach(Teller(f"p{number}")) for number in range(count)]
+    for told in courses:
+        world.tell(*told)
+    records = world.log.read(TopicPartition("token.events", 0), 0)
+    answers = handed_off(world, *records, wait_s=60, past_wait_s=3_600)
+    assert [answer.key for answer in answers] == [told[0].subject.encode() for told in courses], "in their order"
+
+
+@pytest.mark.covers("O5")
+def test_a_revocation_that_stands_there_twice_has_one_report(world: World) -> None:
+    told = breach(Teller("p1"))
+    world.tell(*told, told[-1])
+    records = world.log.read(TopicPartition("token.events", 0), 0)
+    assert len(handed_off(world, *records, wait_s=60)) == 1

@@ -10,8 +10,16 @@ from sluice_contracts import codec, topics
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenExpired, TokenRevoked
 from sluice_observability.adapters.clickhouse import ClickHouse
+from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.secrets import by_strangers, clean_bytes
-from tests.unit.observability.breaches import FINDINGS, Safeguard, breach, diagnosing, handed_off
+from tests.unit.observability.breaches import (
+    FINDINGS,
+    Safeguard,
+    breach,
+    diagnosing,
+    handed_off,
+    refused_findings,
+)
 from tests.unit.observability.doubles import Message
 from tests.unit.observability.events import Teller, failing, spawning
 from tests.unit.observability.test_views import VIEWS, messages_of, stored
@@ -91,6 +99,23 @@ def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHous
     assert engine.rows(query) == [("agent_timeout", 2), ("error_budget_exceeded", 1), ("provider_unavailable", 6)]
     query = "SELECT type, code, api_calls, count() FROM signals GROUP BY ALL"
     assert engine.rows(query) == [("error.reported", "provider_unavailable", 1, 6)]
+
+
+@pytest.mark.covers("O2", "O6")
+def test_findings_in_rows_and_in_the_read_model_are_those_of_the_attempt_that_counts(engine: ClickHouse) -> None:
+    diagnostic_id, told = diagnosing("p1")
+    events = [*told, *refused_findings(diagnostic_id, told)]
+    stored(engine, events)
+    model = ReadModel(1)
+    for event in events:
+        model.apply(event)
+    view = model.pipeline(diagnostic_id)
+    assert view is not None
+    assert view.findings is not None
+    columns = "summary, cause, evidence, recommendations"
+    [(summary, cause, *lists)] = engine.rows(f"SELECT {columns} FROM diagnoses")
+    assert (summary, cause) == (view.findings.summary, view.findings.cause) == (FINDINGS["cause"], FINDINGS["cause"])
+    assert [tuple(one) for one in lists] == [view.findings.evidence, view.findings.recommendations]
 
 
 @pytest.mark.covers("O2", "O4")

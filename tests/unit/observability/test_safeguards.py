@@ -8,16 +8,24 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from sluice_contracts import topics
 from sluice_contracts.envelope import CloudEvent
-from sluice_contracts.messages import Message, signal, token
+from sluice_contracts.messages import Message, pipeline, signal, token
 from sluice_contracts.messages.base import Problem
 from sluice_observability.domain import safeguards
 from sluice_observability.domain.read_model import ReadModel
 from sluice_observability.domain.token_effects import TokenEffects
 from sluice_observability.domain.views import PipelineView
-from tests.unit.observability.breaches import FINDINGS, Safeguard, breach, diagnosing, handed_off
+from tests.unit.observability.breaches import (
+    FINDINGS,
+    Safeguard,
+    breach,
+    diagnosing,
+    handed_off,
+    refused_findings,
+)
 from tests.unit.observability.events import Teller, failing, spawning, whole_life
 
 Event = CloudEvent[Message]
@@ -142,6 +150,43 @@ def test_a_diagnostic_and_what_it_is_about_know_each_other() -> None:
     for event in [*told, *whole_life("p2"), *whole_life("p3")]:
         model.apply(event)
     assert model.diagnostics("p1", "acme") == []  # forgotten with the pipeline that it was
+
+
+@pytest.mark.covers("O6")
+def test_what_a_refused_attempt_found_is_not_shown() -> None:
+    diagnostic_id, told = diagnosing("p1")
+    late, refused = refused_findings(diagnostic_id, told)
+    [first] = [number for number, one in enumerate(told) if one.type == late.type]
+    for order in ([*told, late, refused], [*told, refused, late], [*told[:first], late, *told[first:], refused]):
+        model = ReadModel(10)
+        for event in order:
+            model.apply(event)
+        view = model.pipeline(diagnostic_id)
+        assert view is not None
+        assert view.findings is not None
+        assert view.findings.cause == FINDINGS["cause"]
+    body = json.loads(TypeAdapter(PipelineView).dump_json(view))
+    assert "of a refused attempt" not in json.dumps(body)
+    assert "findings_told" not in body
+
+
+@pytest.mark.covers("O6")
+def test_findings_kept_are_bounded_and_those_of_no_diagnostic_are_not_kept() -> None:
+    diagnostic_id, told = diagnosing("p1")
+    late, refused = refused_findings(diagnostic_id, told)
+    assert isinstance(refused.data, pipeline.AgentAttemptRefused)
+    model = ReadModel(10)
+    for event in told:
+        model.apply(event)
+    for number in range(1, safeguards.FINDINGS_TOLD_MAX_COUNT + 10):
+        data = refused.data.model_copy(update={"refused_id": f"{number}"})
+        model.apply(replace(refused, id=f"r{number}", sequence=(refused.sequence or 0) + number, data=data))
+    view = model.pipeline(diagnostic_id)
+    assert view is not None
+    assert view.findings is not None
+    assert len(view.findings_told) == safeguards.FINDINGS_TOLD_MAX_COUNT
+    view = folded([replace(late, subject="p1"), *whole_breach()])
+    assert (view.findings, view.findings_told) == (None, {})
 
 
 @pytest.mark.covers("O6", "P14")

@@ -15,7 +15,7 @@ from sluice_runtime.metrics import CATALOGUE, Counter, Histogram, Metric, Metric
 def test_a_metric_is_named_as_prometheus_wants_it(metric: Metric) -> None:
     assert metric.name.startswith("sluice_")
     assert metric.name.endswith("_total") == isinstance(metric, Counter)
-    assert metric.name.endswith("_seconds") == isinstance(metric, Histogram)
+    assert metric.name.endswith("_seconds") or not isinstance(metric, Histogram)
     assert metric.help.endswith(".")
     assert not any(label.endswith("_id") or label == "id" for label in metric.labels)
 

@@ -267,8 +267,9 @@ def test_throttling_is_shared_by_the_agents_and_told_to_later_ones() -> None:
 
 @pytest.mark.covers("V5")
 @pytest.mark.parametrize(("max_agents", "each"), [(1, 100), (4, 25), (7, 14), (11, 9), (50, 9)])
-def test_however_many_agents_follow_they_make_no_more_calls_than_the_limit_together(max_agents: int, each: int) -> None:
-    """One plans, ten implement: the limit is divided by as many as may live at once from then on."""
+def test_the_shares_of_all_that_may_live_at_once_are_no_more_than_the_limit(max_agents: int, each: int) -> None:
+    """One plans, ten implement: whoever follows has the share of who went before, and begins to count where that one
+    stopped, as the laws of `unit/agent_runner/test_pace.py` say."""
     implement = [f"i{number}" for number in range(10)]
     tasks = ["done", "plan: done", *(f"{task}: plan" for task in implement)]
     world = World(POLICY, ROLES)

@@ -206,6 +206,7 @@ MONITOR_STATE = Topic(
     "monitor.state", "pipeline_id", "pipeline", "compact", None,
     writers=(_M,), readers=(_M,), refused_by=None, messages=(),
     doc="The monitor's table: what of each pipeline's signals can still matter to its budgets.",
+    append_time=True,
 )  # fmt: skip
 REPORTS = Topic(
     "reports", "pipeline_id", "pipeline", "delete", 365 * DAY_MS,

@@ -98,6 +98,7 @@ SIGNALS_UNHEEDED = Counter(
 BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
 ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))
 ALERT_DELAY = Histogram("sluice_alert_delay_seconds", "From the signal's append, or the deadline, to the alert's.")
+MONITOR_AHEAD = Gauge("sluice_monitor_ahead_seconds", "The monitor's clock, ahead of Kafka's by no more than this.")
 
 CATALOGUE: tuple[Metric, ...] = (
     SERVICE_INFO, HTTP_REQUESTS, HTTP_DURATION,
@@ -108,7 +109,7 @@ CATALOGUE: tuple[Metric, ...] = (
     ROWS_WRITTEN, QUERY_DURATION,
     TOKENS_LIVE, TOKEN_ACTS_WANTED, TOKEN_ACT_DURATION, TOKEN_ACTS_FAILED, VAULT_AWAY, ORPHANS_FOUND,
     AUDIT_LINES, AUDIT_BEHIND,
-    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, BUDGETS_SET, ALERTS_RAISED, ALERT_DELAY,
+    SIGNALS_OBSERVED, SIGNALS_UNHEEDED, BUDGETS_SET, ALERTS_RAISED, ALERT_DELAY, MONITOR_AHEAD,
 )  # fmt: skip
 
 

@@ -212,8 +212,11 @@ class Change:
 class StateTable(Protocol):
     """The monitor's table, as long as this process owns the partitions that it was given."""
 
-    async def write(self, changes: Sequence[Change]) -> None:
-        """Makes changes durable, those of one partition in their order.
+    async def write(self, changes: Sequence[Change]) -> int:
+        """Makes changes durable, at least one, those of one partition in their order.
+
+        Returns:
+            When Kafka appended the last of them, by its own clock.
 
         Raises:
             BrokerUnavailable: Some may not be; start again from what the table has.

@@ -99,7 +99,7 @@ class AttemptRunner:
         self._answered = asyncio.Event()
         self._draining = False
         self._announcing: asyncio.Task[None] | None = None
-        self._pace = Pace(event.data.api_calls_per_minute)
+        self._pace = Pace(services.time.monotonic_ms(), event.data.api_calls_per_minute)
         self._sender = SignalSender(self._signal)
         self._secrets = OwnSecrets(services.redact)
         run = event.data
@@ -309,6 +309,7 @@ class AttemptRunner:
                 action = await aside(machine.on_tool_results, results)
             elif isinstance(action, FinishTurn):
                 sha256 = await self._finish_turn(action.record, signals.take())
+                self._pace.told(time.monotonic_ms())
                 action = machine.on_turn_durable(sha256, time.now_ms())
             elif isinstance(action, AskHuman):
                 for question in action.questions:

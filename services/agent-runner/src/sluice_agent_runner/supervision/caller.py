@@ -56,6 +56,7 @@ class AttemptCaller:
     def failed(self, error: ModelError) -> None:
         """See `ports.Caller.failed`."""
         self._signals.call_failed(error.code, error.detail)
+        self._pace.told(self._time.monotonic_ms())
         self._sender.send(self._signals.take())
 
     def came_on(self) -> None:

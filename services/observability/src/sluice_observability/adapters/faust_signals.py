@@ -273,7 +273,7 @@ class FaustSignals:
 
     # The table
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change]) -> int:
         """See `ports.StateTable.write`."""
         self._check_awake()
         sent: list[Awaitable[Any]] = []
@@ -297,3 +297,4 @@ class FaustSignals:
             if self._written.get(at, offset - 1) != offset - 1:
                 self._disturbed.add(at)
             self._written[at] = offset
+        return max(int(one.timestamp) for one in written)

@@ -50,7 +50,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
         watched: Whether progress is expected: what the latest `watch.changed` said.
         changed: Of that one: event time, sequence, and 1 if it ended the watch: the greatest is the latest.
         since_ms: When it was appended.
-        progress_ms: The event time of the latest progress, and `progress_id` its id.
+        progress_ms: When the latest progress was appended, and `progress_id` its id.
         told: Whether missing progress was told: once for an attempt.
     """
 

@@ -8,9 +8,10 @@ Every statement is about a set of signals, so neither their order nor how often 
 - *progress*: an attempt is watched, and for longer than the limit nothing came on;
 - *violation*: one that is CRITICAL.
 
-Two times: a signal's event time, never later than when Kafka appended it, counts in windows and as progress; when Kafka
-appended it tells how far the partition was heard, and from when on an attempt is watched (a `watch.changed` may be
-published long after it was decided). So a monitor that was deaf or down for an hour decides as if it had been awake.
+Two times: a signal's event time, never later than when Kafka appended it, counts in windows. When Kafka appended it
+tells how far the partition was heard, from when on an attempt is watched, and when it came on: what is compared with
+what was heard must be of one clock, and a runner's may be minutes behind. Both stand in the log, so a monitor that was
+deaf or down for an hour decides as if it had been awake.
 
 Bounds: an error or a call that Kafka appended more than `LATENESS_MS` after its event time counts in no window, so that
 what can still matter is finite. Only signals in a window with the new one are looked at: a limit that is lowered counts
@@ -48,7 +49,7 @@ THROTTLE_GRACE_MS = 10_000
 """From the throttling signal until the agents can have heard of it: alert, spawner, inbox, and the call under way."""
 
 ARRIVAL_MS = 1_000
-"""Progress may be appended so long after its deadline and still be heard: producers wait, clocks differ a little."""
+"""Progress may be appended so long after its deadline and still be heard: producers wait, brokers' clocks differ."""
 
 
 Unheeded = Literal["late", "too_many_agents"]
@@ -69,7 +70,8 @@ class Outcome(NamedTuple):
 def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
     """Folds one signal into its pipeline's state.
 
-    Guarantees: a repetition changes nothing and tells nothing. Missing progress that the partition was heard beyond is
+    Guarantees: a record that is read again changes nothing and tells nothing. An event that was appended again does so
+    too, but for progress, which then was told once more. Missing progress that the partition was heard beyond is
     told before the signal is looked at, so it does not matter how often `due` was asked meanwhile.
     """
     pipeline = _living(pipeline, signal)
@@ -244,9 +246,9 @@ def _progress(pipeline: Pipeline, signal: Signal, progress: ProgressReported) ->
     attempt = _attempt(pipeline, progress.agent_id, progress.attempt)
     if attempt is None:
         return Outcome(pipeline, unheeded=_unheeded(pipeline, progress.agent_id))
-    if (signal.time_ms, signal.event.id) <= (attempt.progress_ms, attempt.progress_id):
+    if (signal.appended_ms, signal.event.id) <= (attempt.progress_ms, attempt.progress_id):
         return Outcome(pipeline)
-    came_on = replace(attempt, progress_ms=signal.time_ms, progress_id=signal.event.id, turn=progress.turn)
+    came_on = replace(attempt, progress_ms=signal.appended_ms, progress_id=signal.event.id, turn=progress.turn)
     return Outcome(replace(pipeline, agents={**pipeline.agents, progress.agent_id: came_on}))
 
 

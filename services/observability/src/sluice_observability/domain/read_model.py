@@ -190,6 +190,7 @@ def _spawned(view: PipelineView, data: pipeline.PipelineSpawned, event: CloudEve
     if data.diagnosed is not None:
         about = data.diagnosed
         view.diagnosed = DiagnosedView(about.pipeline_id, about.alert_id, about.depth)
+    safeguards.show_findings(view)
     view.labels = data.plan.labels
     view.spawned_at_ms = event.time_ms
     for spec in data.plan.tasks:
@@ -289,6 +290,7 @@ def _attempt_lost(view: PipelineView, data: pipeline.AgentAttemptLost, event: Cl
 
 def _attempt_refused(view: PipelineView, data: pipeline.AgentAttemptRefused, event: CloudEvent[Message]) -> None:
     _agent(view, data.agent_id).messages_refused += 1
+    safeguards.refuse_findings(view, data)
 
 
 def _asked(view: PipelineView, data: pipeline.QuestionAsked, event: CloudEvent[Message]) -> None:

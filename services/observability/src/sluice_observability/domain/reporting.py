@@ -6,17 +6,26 @@ bounded by what a plan may have: some 4 KiB for each task and agent.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sluice_contracts import handoff
-from sluice_contracts.limits import COUNT_MAX, SUMMARY_MAX_CHARACTERS
+from sluice_contracts.limits import COUNT_MAX, IDENTIFIER_PATTERN, SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages.base import Problem, Usage
 from sluice_contracts.messages.token import TokenRevoked
 from sluice_observability.domain.recommending import commands_about, recommended
-from sluice_observability.domain.views import AgentView, AlertView, ErrorsView, PipelineView, TaskView, TokenView
+from sluice_observability.domain.views import (
+    AgentView,
+    AlertView,
+    ErrorsView,
+    HandoffView,
+    PipelineView,
+    TaskView,
+    TokenView,
+)
 
 OBJECTIVE_MAX_CHARACTERS = 8_000
 TASK_OBJECTIVE_MAX_CHARACTERS = 1_000
@@ -50,6 +59,21 @@ class Occasion:
     revoked: TokenRevoked | None = None
     revoked_at_ms: int = 0
     incomplete_because: str = ""
+
+
+def report_on_end(view: PipelineView) -> HandoffView | None:
+    """The newest report that knows how a pipeline ended: its revocation's, or one that was made at its end or later."""
+    ended_at_ms = COUNT_MAX if view.finished_at_ms is None else view.finished_at_ms
+    about = [one for one in view.handoffs if one.cause == "revocation" or one.reported_at_ms >= ended_at_ms]
+    return about[-1] if about else None
+
+
+def why_failed(view: PipelineView) -> str:
+    """Why a pipeline failed, as an identifier: its credentials' end, or else its problem."""
+    revoked = [one.reason for one in view.handoffs if one.cause == "revocation"]
+    code = view.problem.code if view.problem is not None else ""
+    found = revoked[-1] if revoked else code
+    return found if re.match(IDENTIFIER_PATTERN, found) else "failed"
 
 
 def report_on(view: PipelineView, occasion: Occasion) -> handoff.HandoffReport:

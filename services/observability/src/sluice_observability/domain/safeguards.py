@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sluice_contracts.envelope import CloudEvent
-from sluice_contracts.messages import Message, agent, alert, report, signal, token
+from sluice_contracts.messages import Message, agent, alert, pipeline, report, signal, token
 from sluice_observability.domain.folding import Fold
 from sluice_observability.domain.views import AlertView, ErrorsView, FindingsView, HandoffView, PipelineView, TokenView
 
@@ -26,6 +26,9 @@ ERROR_KINDS_MAX_COUNT = 200
 """Kinds of errors (event, code, agent) counted apart; what is beyond them is one kind, `other`."""
 
 FINDINGS_MAX_COUNT = 32
+FINDINGS_TOLD_MAX_COUNT = 32
+"""Attempts of a diagnostic whose findings are kept until it is known that they were refused: it has a few at most."""
+
 FINDING_MAX_CHARACTERS = 4_000
 """As many as the schema of a diagnostic's result allows."""
 
@@ -196,9 +199,30 @@ def _revoked(view: PipelineView, data: token.TokenRevoked, event: CloudEvent[Mes
 
 
 def _found(view: PipelineView, data: agent.AgentSucceeded, event: CloudEvent[Message]) -> None:
-    """Keeps a diagnostic's findings. A pipeline that is known to be none has none."""
-    if not view.spawned or view.diagnosed is not None:
-        view.findings = findings_of(data.summary, data.result.text)
+    if event.id not in view.findings_told:
+        _tell_findings(view, event.id, (event.time_ms, findings_of(data.summary, data.result.text)))
+
+
+def refuse_findings(view: PipelineView, data: pipeline.AgentAttemptRefused) -> None:
+    """Takes back the findings of an attempt that does not count. The refusal may be heard before them."""
+    if data.refused_type == agent.AgentSucceeded.type:
+        _tell_findings(view, data.refused_id, None)
+
+
+def show_findings(view: PipelineView) -> None:
+    """Shows the latest findings that were not refused. A pipeline that is known to be no diagnostic has none."""
+    if view.spawned and view.diagnosed is None:
+        view.findings_told.clear()
+    told = [one for one in view.findings_told.values() if one is not None]
+    view.findings = max(told, key=lambda one: one[0])[1] if told else None
+
+
+def _tell_findings(view: PipelineView, event_id: str, told: tuple[int, FindingsView] | None) -> None:
+    view.findings_told[event_id] = told
+    if len(view.findings_told) > FINDINGS_TOLD_MAX_COUNT:
+        refused = (name for name, one in view.findings_told.items() if one is None)
+        del view.findings_told[next(refused, next(iter(view.findings_told)))]
+    show_findings(view)
 
 
 def findings_of(summary: str, result: str | None) -> FindingsView:

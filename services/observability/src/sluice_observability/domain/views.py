@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from sluice_contracts.handoff import TokenState
 from sluice_contracts.messages.alert import AlertAction, AlertCondition
@@ -188,7 +191,12 @@ class PipelineSummary:
 
 @dataclass(slots=True)
 class PipelineView:
-    """A pipeline whole."""
+    """A pipeline whole.
+
+    Attributes:
+        findings_told: Of a diagnostic, by the event that told them, when and what was found; None where that event was
+            refused. Nobody is shown that.
+    """
 
     pipeline_id: str
     tenant: str
@@ -217,6 +225,9 @@ class PipelineView:
     handoffs: list[HandoffView] = field(default_factory=list)
     diagnosed: DiagnosedView | None = None
     findings: FindingsView | None = None
+    findings_told: Annotated[dict[str, tuple[int, FindingsView] | None], Field(exclude=True)] = field(
+        default_factory=dict
+    )
     diagnostics: list[DiagnosticView] = field(default_factory=list)
 
     @property

@@ -15,6 +15,7 @@ from sluice_runtime.metrics import (
     ALERT_DELAY,
     ALERTS_RAISED,
     BUDGETS_SET,
+    MONITOR_AHEAD,
     PARTITIONS_OWNED,
     RECORDS_REFUSED,
     SIGNALS_OBSERVED,
@@ -55,6 +56,9 @@ async def _show(monitor: Monitor, readiness: Readiness, metrics: Metrics) -> Non
     while True:
         owned = () if monitor.watch is None else monitor.watch.owned
         metrics.gauge(PARTITIONS_OWNED).set(len(owned))
+        ahead_ms = None if monitor.watch is None else monitor.watch.ahead_ms
+        if ahead_ms is not None:
+            metrics.gauge(MONITOR_AHEAD).set(ahead_ms / 1_000)
         if monitor.records.loaded.is_set():
             readiness.met(BUDGETS)
         if owned:

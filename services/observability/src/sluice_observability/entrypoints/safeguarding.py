@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
@@ -15,6 +14,7 @@ from sluice_contracts.limits import IDENTIFIER_PATTERN
 from sluice_contracts.messages.base import ArtifactRef, Identifier, Summary
 from sluice_contracts.messages.token import TokenRenew, TokenRevoke
 from sluice_observability.bootstrap.api import Api
+from sluice_observability.domain.reporting import report_on_end, why_failed
 from sluice_observability.domain.views import HandoffView, PipelineView, TokenView
 from sluice_observability.entrypoints.answers import (
     After,
@@ -164,7 +164,7 @@ async def handoff(
 async def diagnostic(
     request: Request, response: Response, body: DiagnosticRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
-    """Starts a pipeline that finds out why another one failed. Its inputs are the newest report, or one made now."""
+    """Starts a pipeline that finds out why another one failed. It reads the newest report on that, or one made now."""
     api = loaded(request)
     view = await pipeline_of(api, body.pipeline_id)
     if view.state != "FAILED":
@@ -175,9 +175,10 @@ async def diagnostic(
             "lives is written by POST /api/observability/handoff",
             field="pipeline_id",
         )
-    known: HandoffView | Reported | None = view.handoffs[-1] if view.handoffs else None
+    reason = why_failed(view)
+    known: HandoffView | Reported | None = report_on_end(view)
     if known is None:
-        known, _ = await _report(api, request, view, _why(view), idempotency_key)
+        known, _ = await _report(api, request, view, reason, idempotency_key)
     breaches = [one.alert_id for one in view.alerts if one.action == "revoke_pipeline"]
     diagnostic_id, data = diagnostic_spawn(
         pipeline_id=view.pipeline_id,
@@ -185,7 +186,7 @@ async def diagnostic(
         objective=view.objective,
         cause_id=api.commands.request_id("diagnostic", view.tenant, view.pipeline_id, idempotency_key),
         alert_id=breaches[-1] if breaches else None,
-        reason=_why(view),
+        reason=reason,
         depth=1 if view.diagnosed is None else view.diagnosed.depth + 1,
         report=known.report,
         markdown=known.markdown,
@@ -196,13 +197,6 @@ async def diagnostic(
         data, diagnostic_id, view.tenant, idempotency_key, traceparent(request), api.live.was_refused
     )
     return await answered(api, request, response, await written(work), may_be_past=idempotency_key is not None)
-
-
-def _why(view: PipelineView) -> str:
-    if view.handoffs:
-        return view.handoffs[-1].reason
-    code = view.problem.code if view.problem is not None else ""
-    return code if re.match(IDENTIFIER_PATTERN, code) else "failed"
 
 
 async def _report(

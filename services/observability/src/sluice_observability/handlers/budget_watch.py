@@ -88,7 +88,7 @@ class BudgetWatch:
         budgets: The limits in force.
         broker: For alerts, and for what was published before.
         letters: For invalid signals.
-        clock: For the time at which a partition's end is asked for, and the delay of alerts.
+        clock: For the time at which a partition's end is asked for, set right by Kafka's; and the delay of alerts.
         partitions: Of topic `signals`.
         timers: Makes a partition's timers of the first ones.
     """
@@ -111,6 +111,7 @@ class BudgetWatch:
         self._count = partitions
         self._timers = timers
         self._owned: dict[int, _Partition] = {}
+        self._ahead_ms: int | None = None
 
     # What is owned
 
@@ -150,6 +151,11 @@ class BudgetWatch:
         """Lets go of partitions."""
         for partition in partitions:
             self._owned.pop(partition, None)
+
+    @property
+    def ahead_ms(self) -> int | None:
+        """How far this process's clock is ahead of Kafka's at most, as its last write showed; None before that."""
+        return self._ahead_ms
 
     def position(self, partition: int) -> int | None:
         """The offset after the last signal that the table has; None where the partition is not owned."""
@@ -220,6 +226,9 @@ class BudgetWatch:
     async def listen(self, waiting: Collection[int], table: StateTable) -> dict[int, int]:
         """By partition, until when all that Kafka appended was observed, where an end that was asked for is reached.
 
+        By Kafka's clock, or less: what was appended is compared with it. A clock that is ahead would hear of what
+        nobody has said yet.
+
         Args:
             waiting: Partitions of which something was handed out and is still to be observed.
             table: Where states are kept.
@@ -228,6 +237,9 @@ class BudgetWatch:
             BrokerUnavailable: The step is cut off.
         """
         heard = {}
+        if self._ahead_ms is None and self._owned:
+            partition, owned = next(iter(self._owned.items()))
+            await self._write(self._changes(partition, owned, {}), table)
         for partition, owned in self._owned.items():
             if owned.asked is None:
                 continue
@@ -236,7 +248,7 @@ class BudgetWatch:
             if behind and partition not in waiting:
                 await self._catch_up(partition, owned, min(end, owned.position + STEP_MAX_RECORDS), table)
             if owned.position >= end:
-                heard[partition], owned.asked = asked_ms, None
+                heard[partition], owned.asked = asked_ms - (self._ahead_ms or 0), None
         return heard
 
     async def _catch_up(self, partition: int, owned: _Partition, end: int, table: StateTable) -> None:
@@ -322,7 +334,11 @@ class BudgetWatch:
                 if pipeline is not None:
                     owned.timers.put(key, self._look_ms(key, pipeline))
         if changes:
-            await table.write(changes)
+            await self._write(changes, table)
+
+    async def _write(self, changes: Sequence[Change], table: StateTable) -> None:
+        appended_ms = await table.write(changes)
+        self._ahead_ms = self._clock.now_ms() - appended_ms
 
     async def rewrite(self, partition: int, table: StateTable) -> None:
         """Writes all of a partition's states again: somebody else has written there.
@@ -331,7 +347,7 @@ class BudgetWatch:
             BrokerUnavailable: Some may not be durable.
         """
         if (owned := self._owned.get(partition)) is not None:
-            await table.write(self._changes(partition, owned, owned.pipelines))
+            await self._write(self._changes(partition, owned, owned.pipelines), table)
 
     def _changes(self, partition: int, owned: _Partition, changed: Mapping[str, Pipeline | None]) -> list[Change]:
         found = [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.errors import InvalidRecord
+from sluice_contracts.messages.token import TokenRevoked
 from sluice_observability.domain.retrying import Backoff
 from sluice_observability.handlers.reports import Made, Reports, is_due
 from sluice_observability.ports import Outbox
@@ -21,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
 
+REPORTS_AT_ONCE_MAX_COUNT = 32
+"""Each may wait some 15 s for SQL, the read model and the log: all that is polled at once (500) is answered before the
+group takes who polls nothing for dead (300 s), and pipelines that are revoked together do not wait for one another."""
+
+_Due = CloudEvent[TokenRevoked]
+
 
 class HandingOff:
     """Runs until it is stopped. Each revocation has one report.
@@ -30,6 +37,8 @@ class HandingOff:
        written nothing, and the next owner reads the revocation again.
     3. Who was frozen, or has lost the partition otherwise, has an old generation: Kafka refuses his transaction.
     4. Where the group's positions were lost or reset, what has its report already is passed over.
+    5. Reports are made side by side, and written in the order of their revocations: a position is told to the group
+       when all before it is done. Of one pipeline one is made after the other was written.
 
     Args:
         open_outbox: Joins the group anew.
@@ -52,8 +61,8 @@ class HandingOff:
             try:
                 outbox = await asyncio.to_thread(self._open_outbox)
                 while not stop.is_set():
-                    for record in await asyncio.to_thread(outbox.poll, POLL_S):
-                        await self._handle(outbox, record, stop)
+                    for some in _apart(await asyncio.to_thread(outbox.poll, POLL_S)):
+                        await self._answer(outbox, some, stop)
                     failures = 0
             except (BrokerUnavailable, Fenced, _Stopped) as error:
                 failures += 1
@@ -63,22 +72,36 @@ class HandingOff:
                 if outbox is not None:
                     await asyncio.to_thread(outbox.close)
 
-    async def _handle(self, outbox: Outbox, record: Record, stop: asyncio.Event) -> None:
+    async def _answer(self, outbox: Outbox, records: Sequence[tuple[Record, _Due | None]], stop: asyncio.Event) -> None:
+        places = asyncio.Semaphore(REPORTS_AT_ONCE_MAX_COUNT)
+        making = [
+            (record, None if event is None else asyncio.create_task(self._made(event, record.partition, places, stop)))
+            for record, event in records
+        ]
         try:
-            event: CloudEvent[Any] = codec.decode(record)
-        except InvalidRecord:
-            outbox.passed(record)  # the topic's other reader makes it a dead letter
-            return
-        if not is_due(event) or await self._reports.already_reported(event):
-            outbox.passed(record)
-            return
-        made = await self._made(event, record.partition, stop)
-        if stop.is_set():  # then the read model is not kept up to date any more
-            raise _Stopped("whoever comes next makes the report")
-        await asyncio.to_thread(outbox.answer, record, made.record)
-        logger.info("pipeline %s is handed off: %s", event.subject, made.event.data.summary)
+            for record, task in making:
+                made = None if task is None else await task
+                if made is None:
+                    outbox.passed(record)
+                    continue
+                if stop.is_set():  # then the read model is not kept up to date any more
+                    raise _Stopped("whoever comes next makes the report")
+                await asyncio.to_thread(outbox.answer, record, made.record)
+                logger.info("pipeline %s is handed off: %s", made.event.subject, made.event.data.summary)
+        finally:
+            tasks = [task for _, task in making if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _made(self, event: CloudEvent[Any], partition: int, stop: asyncio.Event) -> Made:
+    async def _made(self, event: _Due, partition: int, places: asyncio.Semaphore, stop: asyncio.Event) -> Made | None:
+        """The report on a revocation; None where it has its own already."""
+        async with places:
+            if await self._reports.already_reported(event):
+                return None
+            return await self._stored(event, partition, stop)
+
+    async def _stored(self, event: _Due, partition: int, stop: asyncio.Event) -> Made:
         failures = 0
         while True:
             try:
@@ -89,6 +112,29 @@ class HandingOff:
                 await _sleep(stop, self._backoff.wait_s(failures))
                 if stop.is_set():
                     raise _Stopped("whoever comes next makes the report") from error
+
+
+def _apart(records: Sequence[Record]) -> Iterator[list[tuple[Record, _Due | None]]]:
+    """Records with what is due, in their order, cut wherever a pipeline is to be handed off a second time."""
+    some: list[tuple[Record, _Due | None]] = []
+    seen = set[str]()
+    for record in records:
+        event = _due(record)
+        if event is not None:
+            if event.subject in seen:
+                yield some
+                some, seen = [], set()
+            seen.add(event.subject)
+        some.append((record, event))
+    yield some
+
+
+def _due(record: Record) -> _Due | None:
+    try:
+        event: CloudEvent[Any] = codec.decode(record)
+    except InvalidRecord:
+        return None  # the topic's other reader makes it a dead letter
+    return event if is_due(event) else None
 
 
 class _Stopped(Exception):
