@@ -7,9 +7,14 @@ import asyncio
 import pytest
 
 from sluice_agent_runner.adapters.resilient import ResilientProvider, RetryPolicy
+from sluice_agent_runner.domain.signals import Signal
 from sluice_agent_runner.measures import Measures
 from sluice_agent_runner.ports import ModelRefused, ModelUnavailable
+from sluice_agent_runner.supervision.signalling import SignalSender
+from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages.agent import AgentStop, AgentThrottle
+from sluice_contracts.messages.base import Message
+from sluice_contracts.messages.signal import ErrorReported
 from sluice_runtime.metrics import Metrics
 from tests.unit.agent_runner.builders import Alone, TestTime, call, finish, reply, until
 from tests.unit.agent_runner.runner_world import World, in_world
@@ -145,3 +150,29 @@ def test_a_stop_leaves_no_signal_behind() -> None:
         assert world.log.signals == []
 
     in_world(scenario)
+
+
+@pytest.mark.covers("O4")
+def test_signals_bear_the_time_of_what_they_tell_however_long_the_log_is_away() -> None:
+    """Else a minute of errors would seem to be one moment of them, and break a budget."""
+
+    async def scenario() -> list[int]:
+        there, now, told = asyncio.Event(), [0], []
+
+        async def publish(event: CloudEvent[Message]) -> None:
+            await there.wait()
+            told.append(event.time_ms)
+
+        def event_of(signal: Signal) -> CloudEvent[Message]:
+            return CloudEvent(signal.ordinal, "agent-runner/r", "acme", "p", now[0], signal.data)
+
+        sender = SignalSender(event_of, publish)
+        for now[0] in (1_000, 31_000, 62_000):
+            sender.send([Signal(ErrorReported(code="tool_failed"), f"s{now[0]}")])
+            await asyncio.sleep(0)
+        now[0] = 90_000
+        there.set()
+        await sender.flush()
+        return told
+
+    assert asyncio.run(scenario()) == [1_000, 31_000, 62_000]

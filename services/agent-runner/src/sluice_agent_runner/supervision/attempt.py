@@ -100,7 +100,7 @@ class AttemptRunner:
         self._draining = False
         self._announcing: asyncio.Task[None] | None = None
         self._pace = Pace(services.time.monotonic_ms(), event.data.api_calls_per_minute)
-        self._sender = SignalSender(self._signal)
+        self._sender = SignalSender(lambda signal: self._event_of(signal.data, signal.ordinal), self._signal)
         self._secrets = OwnSecrets(services.redact)
         run = event.data
         self._early = Signals(
@@ -365,8 +365,8 @@ class AttemptRunner:
         await self._announcement
         await self._publish(data, ordinal, self._topic)
 
-    async def _signal(self, signal: Signal) -> None:
-        await self._publish(signal.data, signal.ordinal, SIGNALS.name)
+    async def _signal(self, event: CloudEvent[Message]) -> None:
+        await self._services.publisher.publish(event, topic=SIGNALS.name, key=event.subject)
 
     async def _publish(self, data: Message, ordinal: int | str, topic: str) -> None:
         event = self._event_of(data, ordinal)
