@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sluice_contracts.messages.pipeline import AgentAttemptLost, TaskStarted
-from tests.faults.verifying import WORK, verify
+from tests.faults.verifying import SETTINGS, WORK, verify
 from tests.installation import SERVICES, Installation
 
 AWAY_S = 22.0
 """Longer than any service waits for an answer (20 s): all of them must give their clients up and come back."""
 
 SHORTLY_AWAY_S = 8.0
-"""Several leases, and with Kafka's start less than those 20 s: whoever runs a turn has it and may tell it."""
+"""More than a lease, and with Kafka's start less than those 20 s: whoever runs a turn has it and may tell it."""
+
+LEASE_MS = 6_000
+"""A lease begins anew when runners can be heard again: time enough for them to reach Kafka on a busy machine, too."""
 
 SLOW = """
 agents:
@@ -22,6 +27,13 @@ agents:
       - {text: look, tool_calls: [{name: list_files}], delay_ms: 500, repeat: 12}
       - {text: done, tool_calls: [{name: finish, arguments: {summary: done, result: done}}]}
 """
+
+
+@pytest.fixture(scope="module")
+def installation(small_disks: Path) -> Iterator[Installation]:
+    spawner = {**SETTINGS["spawner"], "SLUICE_LEASE_MS": str(LEASE_MS)}
+    with Installation(small_disks, {**SETTINGS, "spawner": spawner}) as running:
+        yield running
 
 
 @pytest.mark.covers("P12", "O1")
