@@ -191,12 +191,7 @@ class PipelineSummary:
 
 @dataclass(slots=True)
 class PipelineView:
-    """A pipeline whole.
-
-    Attributes:
-        findings_told: Of a diagnostic, by the event that told them, when and what was found; None where that event was
-            refused. Nobody is shown that.
-    """
+    """A pipeline whole."""
 
     pipeline_id: str
     tenant: str
@@ -228,6 +223,8 @@ class PipelineView:
     findings_told: Annotated[dict[str, tuple[int, FindingsView] | None], Field(exclude=True)] = field(
         default_factory=dict
     )
+    """Of a diagnostic, by the event that told them, when and what was found; None where that event was refused. Not
+    shown."""
     diagnostics: list[DiagnosticView] = field(default_factory=list)
 
     @property

@@ -164,7 +164,7 @@ async def handoff(
 async def diagnostic(
     request: Request, response: Response, body: DiagnosticRequest, idempotency_key: IdempotencyKey = None
 ) -> Accepted:
-    """Starts a pipeline that finds out why another one failed. It reads the newest report on that, or one made now."""
+    """Starts a pipeline that finds out why another one failed. It reads the last report on its end, or one made now."""
     api = loaded(request)
     view = await pipeline_of(api, body.pipeline_id)
     if view.state != "FAILED":
