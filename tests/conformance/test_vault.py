@@ -95,6 +95,7 @@ def test_to_end_what_has_ended_is_done(place: Place) -> None:
     place.ours.revoke(login.accessor)
     place.ours.revoke(login.accessor)
     place.ours.revoke("no-such-accessor")
+    assert login.accessor not in place.ours.accessors()
 
 
 def test_what_has_ended_can_not_be_renewed_looked_up_or_made_with(place: Place) -> None:
