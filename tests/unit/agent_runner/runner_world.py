@@ -8,7 +8,7 @@ from typing import Any
 
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest, ToolCall, ToolResult, WrittenArtifact
 from sluice_agent_runner.measures import Measures
-from sluice_agent_runner.ports import Caller, PublishFailed
+from sluice_agent_runner.ports import Caller
 from sluice_agent_runner.supervision.patience import PatientVault
 from sluice_agent_runner.supervision.runner import Runner
 from sluice_agent_runner.supervision.services import Services
@@ -91,12 +91,13 @@ class NoWorkspaces:
 
 
 class Log(Published):
-    """A log that may fail for a type of event, be broken for some, or keep everybody waiting at its gate."""
+    """A log that may be away for a type of event, be broken for some, or keep everybody waiting at its gate."""
 
     def __init__(self) -> None:
         super().__init__()
         self.signals: list[CloudEvent[Message]] = []
-        self.failing: str | None = None
+        self.away: str | None = None
+        self.back = asyncio.Event()
         self.crashing: tuple[str, ...] = ()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -104,8 +105,8 @@ class Log(Published):
         self.waited_at_once = 0
 
     async def publish(self, event: CloudEvent[Message], *, topic: str, key: str) -> None:
-        if event.type == self.failing:
-            raise PublishFailed("the broker is away")
+        if event.type == self.away:
+            await self.back.wait()
         if event.type in self.crashing:
             raise RuntimeError("a defect")
         assert topic in ("agent.events.default", "runner.heartbeats", "signals")

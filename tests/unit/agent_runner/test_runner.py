@@ -191,19 +191,34 @@ def test_a_stop_while_coming_back_gives_the_place_on() -> None:
 
 
 @pytest.mark.parametrize("type_", ["agent.attempt_started", "agent.turn_finished", "agent.succeeded"])
-def test_an_event_whose_fate_is_unknown_drops_the_attempt_and_nothing_more_is_said(type_: str) -> None:
+def test_an_attempt_keeps_its_place_while_the_log_is_away_and_then_goes_on(type_: str) -> None:
     async def scenario(world: World) -> None:
-        world.log.failing = type_
+        world.log.away = type_
         await world.task("a")
         await world.models.says("a", finish())
-        await world.until_free()
+        for _ in range(20):
+            await asyncio.sleep(0)
         assert type_ not in world.log.types()
-        assert "agent.failed" not in world.log.types()
-        # The runner itself goes on.
-        world.log.failing = None
-        await world.task("b")
-        await world.models.says("b", finish())
+        assert await world.held() == {"a": (1, "running")}
+        world.log.back.set()
         await world.log.until("agent.succeeded")
+        assert world.log.types("a") == ["agent.attempt_started", "agent.turn_finished", "agent.succeeded"]
+
+    in_world(scenario)
+
+
+def test_an_attempt_that_is_stopped_while_the_log_is_away_says_nothing_more() -> None:
+    async def scenario(world: World) -> None:
+        world.log.away = "agent.turn_finished"
+        await world.task("a")
+        await world.models.says("a", finish())
+        await world.log.until("agent.attempt_started")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await world.runner.on_stop(AgentStop(agent_id="a", attempt=1, reason="its lease ran out"))
+        world.log.back.set()
+        await world.until_free()
+        assert world.log.types("a") == ["agent.attempt_started"]
 
     in_world(scenario)
 

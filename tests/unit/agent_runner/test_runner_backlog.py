@@ -46,17 +46,22 @@ def test_a_backlog_is_announced_side_by_side_within_a_bound_and_in_its_order() -
     in_world(scenario, slots=1, backlog=300)
 
 
-def test_an_announcement_that_fails_drops_that_attempt_alone() -> None:
+def test_an_announcement_that_waits_for_the_log_keeps_nobody_else_waiting() -> None:
     async def scenario(world: World) -> None:
         await world.task("a")
         await world.models.until_asked("a")
         await world.log.until("agent.attempt_started")
-        world.log.failing = "agent.attempt_started"
+        world.log.away = "agent.attempt_started"
         await world.task("b")
-        await until(lambda: world.runner.room == 10)
-        world.log.failing = None
+        for _ in range(5):
+            await asyncio.sleep(0)
+        world.log.away = None
         await world.task("c")
         await world.log.until("agent.attempt_started", 2)
-        assert await world.held() == {"a": (1, "running"), "c": (1, "queued")}
+        assert world.started() == [("a", 1), ("c", 1)]
+        world.log.back.set()
+        await world.log.until("agent.attempt_started", 3)
+        assert world.started()[-1] == ("b", 1)
+        assert await world.held() == {"a": (1, "running"), "b": (1, "queued"), "c": (1, "queued")}
 
     in_world(scenario, slots=1)

@@ -46,13 +46,18 @@ def test_signals_stand_on_their_topic_with_the_pipeline_and_what_caused_them() -
     assert ids == [one.id for one in in_world(scenario).log.signals], "whoever repeats a step repeats its signals"
 
 
-def test_a_signal_that_may_be_lost_drops_the_attempt_as_any_event_does() -> None:
+def test_no_turn_begins_before_the_signals_of_the_last_one_are_in_the_log() -> None:
     async def scenario(world: World) -> None:
-        world.log.failing = "progress.reported"
+        world.log.away = "progress.reported"
         await world.task("a")
         await world.models.says("a", reply(call("list_files")))
-        await world.until_free()
-        assert world.log.types() == ["agent.attempt_started", "agent.turn_finished"]
+        await world.log.until("agent.turn_finished")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(world.models.requests) == 1
+        world.log.back.set()
+        await world.models.until_asked("a")
+        assert [one.type for one in world.log.signals if one.type == "progress.reported"] == ["progress.reported"]
 
     in_world(scenario)
 

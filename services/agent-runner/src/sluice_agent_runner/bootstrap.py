@@ -85,7 +85,7 @@ async def agent_runner(
         services = Services(
             runner_id=f"{settings.instance_id[:100]}-{secrets.token_hex(4)}",
             models=models or _models(settings, time, measures, opened),
-            publisher=BrokerEventPublisher(broker),
+            publisher=BrokerEventPublisher(broker, time),
             artifacts=store,
             workspaces=workspaces,
             roles=known_roles(settings.roles_directories),

@@ -8,7 +8,6 @@ VaultFault               as `sluice_runtime.vault.faults` has it
 ├── VaultAway            ask again later
 ├── VaultRefused         do not ask again: the grant, the path or the policy must change first
 └── TokenUnknown         the attempt's token is no more: end the attempt
-PublishFailed            whether the event is in the log is unknown: drop the attempt, its lease covers it
 UnusableInput            the task's inputs can't be laid into a workspace: fail the attempt for good
 ```
 """
@@ -39,7 +38,6 @@ __all__ = [
     "ModelRefused",
     "ModelUnavailable",
     "NoKey",
-    "PublishFailed",
     "Time",
     "TokenUnknown",
     "Tools",
@@ -87,10 +85,6 @@ class ModelRefused(ModelError):
     """Do not ask again: the request, the key or the scenario must change first."""
 
     retryable = False
-
-
-class PublishFailed(Exception):
-    """Whether the event is in the log is unknown. Drop the attempt and say nothing more: its lease covers it."""
 
 
 class UnusableInput(Exception):
@@ -250,20 +244,15 @@ class EventPublisher(Protocol):
     async def publish(self, event: CloudEvent[Message], *, topic: str, key: str) -> None:
         """Publishes an event. `topic` has no prefix.
 
-        Guarantee: when this returns the event is in the log, after every event that the caller published before.
-
-        Raises:
-            PublishFailed: The outcome is unknown.
+        Guarantee: when this returns the event is in the log, after every event that the caller published before; once,
+        or, if the broker was away meanwhile, perhaps more often, each time the same. It is waited for without an end.
         """
         ...
 
     async def publish_all(self, events: Sequence[tuple[CloudEvent[Message], str]], *, key: str) -> None:
         """Publishes events, each to its topic, for little more than the price of one.
 
-        Guarantee: when this returns all are in the log, those of one topic in their order.
-
-        Raises:
-            PublishFailed: The outcome is unknown for some.
+        Guarantee: when this returns all are in the log, those of one topic in their order, as `publish` has it.
         """
         ...
 

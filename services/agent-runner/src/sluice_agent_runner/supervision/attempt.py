@@ -15,7 +15,7 @@ from sluice_agent_runner.domain.pace import Pace
 from sluice_agent_runner.domain.signals import Signal, Signals
 from sluice_agent_runner.domain.tools import CATALOGUE
 from sluice_agent_runner.domain.turns import TurnMachine
-from sluice_agent_runner.ports import ModelError, PublishFailed, Workspace
+from sluice_agent_runner.ports import ModelError, Workspace
 from sluice_agent_runner.supervision.caller import AttemptCaller
 from sluice_agent_runner.supervision.credential import Credential, OwnSecrets
 from sluice_agent_runner.supervision.defects import told
@@ -153,11 +153,7 @@ class AttemptRunner:
         self._draining = True
 
     async def announce(self) -> None:
-        """Tells the spawner that this runner holds the attempt, once; a place may come later.
-
-        Raises:
-            PublishFailed: The event may or may not be in the log.
-        """
+        """Tells the spawner that this runner holds the attempt, once; a place may come later."""
         await self._announcement
 
     async def run(self) -> None:
@@ -166,7 +162,6 @@ class AttemptRunner:
         Guarantee: whatever goes wrong in it ends this attempt alone, as `agent.failed`, as long as that can be said.
 
         Raises:
-            PublishFailed: An event may or may not be in the log; nothing more was said.
             Exception: Not even the failure could be said: it is the runner that is broken, not the attempt.
         """
         announcement = self._announcement
@@ -177,8 +172,6 @@ class AttemptRunner:
                 await self._sender.flush()
                 if ending is not None:
                     await self._say(ending, 0)
-            except PublishFailed:
-                raise
             except FAULTS as error:
                 await self._sender.flush()
                 await self._say(events.failed(self._attempt, failure_of(error, self._secrets.redact)), 0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Literal
 
 from sluice_agent_runner.domain.limits import HELD_MAX_COUNT
-from sluice_agent_runner.ports import PublishFailed
 from sluice_agent_runner.supervision.attempt import SOURCE, AttemptRunner, Place
 from sluice_agent_runner.supervision.services import Services
 from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent
@@ -23,8 +21,6 @@ from sluice_contracts.messages.agent import (
     RunnerHeartbeat,
 )
 from sluice_contracts.topics import RUNNER_HEARTBEATS
-
-log = logging.getLogger(__name__)
 
 OVER_MAX_COUNT = 20_000
 """Attempts that are remembered as over, and agents as throttled. A stop or a throttle may arrive before its task, for
@@ -132,18 +128,9 @@ class Runner:
         if self._held.get(run.agent_id) is not held or held.task is not None:
             self._announcing.release()
             return
-        announcement = asyncio.get_running_loop().create_task(self._announce(held))
+        announcement = asyncio.get_running_loop().create_task(held.attempt.announce())
         self._announcements.add(announcement)
         announcement.add_done_callback(self._announced)
-
-    async def _announce(self, held: _Held) -> None:
-        run = held.event.data
-        try:
-            await held.attempt.announce()
-        except PublishFailed as error:
-            log.warning("attempt %d of agent %s is dropped: %s", run.attempt, run.agent_id, error)
-            if self._held.get(run.agent_id) is held:
-                self._drop(run.agent_id, held)
 
     def _announced(self, announcement: asyncio.Task[None]) -> None:
         self._announcements.discard(announcement)
@@ -234,11 +221,7 @@ class Runner:
         if held.place.held:
             self._working -= 1
         if not task.cancelled():
-            error = task.exception()
-            if isinstance(error, PublishFailed):
-                log.warning("attempt %d of agent %s is dropped: %s", held.event.data.attempt, agent_id, error)
-            else:
-                self._broken(error)
+            self._broken(task.exception())
         self._fill()
 
     def _broken(self, error: BaseException | None) -> None:
@@ -256,7 +239,7 @@ class Runner:
     # Heartbeats
 
     async def heartbeat(self) -> None:
-        """Tells once what is held. A heartbeat that fails is followed by the next one."""
+        """Tells once what is held."""
         self._heartbeats += 1
         self._services.measures.attempts(len(self._held) - len(self._backlog), len(self._backlog))
         runner_id = self._services.runner_id
@@ -277,10 +260,7 @@ class Runner:
             time_ms=self._services.time.now_ms(),
             data=data,
         )
-        try:
-            await self._services.publisher.publish(event, topic=RUNNER_HEARTBEATS.name, key=runner_id)
-        except PublishFailed as error:
-            log.warning("heartbeat %d is not known to be in the log: %s", self._heartbeats, error)
+        await self._services.publisher.publish(event, topic=RUNNER_HEARTBEATS.name, key=runner_id)
 
     async def keep_alive(self) -> None:
         """Sends heartbeats until cancelled, and has attempts that must wait tell of it."""

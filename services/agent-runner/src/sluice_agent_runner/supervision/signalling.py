@@ -39,11 +39,7 @@ class SignalSender:
                 self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def flush(self) -> None:
-        """Waits until all is in the log.
-
-        Raises:
-            PublishFailed: Something may or may not be in the log.
-        """
+        """Waits until all is in the log."""
         while self._sending is not None:
             await self._sending
 
