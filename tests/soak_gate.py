@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +19,16 @@ from tests.integration.observability.test_monitor import COURSES, KILLS_OF_EACH,
 from tests.kafka import TestKafka
 from tests.soak_rows import Row
 
+KILLED_RUNNER = {**SETTINGS, "spawner": {**SETTINGS["spawner"], "SLUICE_LEASE_MS": "2500"}}
+"""What a killed runner held is handed out again soon."""
+
 ROUND_KILLS = 20
 """Between two looks at all laws: a fault is found near its cause."""
 
 Round = Callable[[Gate, str, int], object]
 
 
-def rounds(what: str, name: str, count: int, do: Round) -> Row:
+def rounds(what: str, name: str, count: int, do: Round, settings: Mapping[str, Mapping[str, str]] = SETTINGS) -> Row:
     """Rounds of faults on one installation, each followed by all laws of topics, credentials and Vault.
 
     Args:
@@ -33,10 +36,11 @@ def rounds(what: str, name: str, count: int, do: Round) -> Row:
         name: In the seeds.
         count: Of faults, in all.
         do: Makes so many faults from a seed.
+        settings: For single services.
     """
     started, faults, done, seeds = time.monotonic(), "none", 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="sluice-soak-") as directory:
-        with Gate(Path(directory), SETTINGS) as gate:
+        with Gate(Path(directory), settings) as gate:
             while done < count and faults == "none":
                 now = min(ROUND_KILLS, count - done)
                 seeds.append(f"soak-{name}-{done}")
@@ -65,7 +69,7 @@ def runner_with_grants(count: int) -> Row:
     """The runner killed while it holds grants."""
     return rounds(
         "kill -9 of agent-runner with grants", "grants", count,
-        lambda gate, seed, kills: kill_at_random(gate, RUNNER, seed, kills),
+        lambda gate, seed, kills: kill_at_random(gate, RUNNER, seed, kills), KILLED_RUNNER,
     )  # fmt: skip
 
 
