@@ -93,6 +93,7 @@ _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "agent.attempt_refused": lambda data: f"{_agent(data)} {data.get('refused_type')}: {_problem(data)}",
     "agent.attempt_started": lambda data: f"{_agent(data)} attempt {data.get('attempt')} on {data.get('runner_id')}",
     "agent.grant_opened": lambda data: f"{_agent(data)} attempt {data.get('attempt')} has its credential",
+    "agent.grant_refused": lambda data: f"{_agent(data)} attempt {data.get('attempt')}: {_problem(data)}",
     "agent.turn_finished": _turn,
     "agent.succeeded": lambda data: f"{_agent(data)}: {data.get('summary', '')}",
     "agent.failed": lambda data: f"{_agent(data)}: {_problem(data)}",
