@@ -7,7 +7,14 @@ from itertools import pairwise
 import pytest
 
 from sluice_contracts.envelope import SYSTEM_TENANT
-from sluice_contracts.messages.token import TokenDenied, TokenGranted, TokenRenew, TokenRequest, TokenRevoked
+from sluice_contracts.messages.token import (
+    TokenDenied,
+    TokenGranted,
+    TokenRenew,
+    TokenRenewed,
+    TokenRequest,
+    TokenRevoked,
+)
 from sluice_runtime.deciding import TimerDue
 from sluice_vault_broker.domain.facts import token_timer
 from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, EXPIRY_SLACK_MS
@@ -38,6 +45,18 @@ def test_an_agent_s_first_request_wants_the_root_and_then_its_token(world: World
     event = world.said[-1].event
     assert (event.causation_id, event.source, event.tenant) == (asked.id, "vault-broker", "acme")
     assert [one.event.sequence for one in world.said] == [START_MS + 1, START_MS + 2]
+
+
+@pytest.mark.covers("V7")
+def test_a_grant_says_whether_it_was_asked_for_or_implied(world: World) -> None:
+    world.grant("a")
+    assert [one.reason for one in world.all(TokenGranted)] == ["implied", "requested"]
+    world.gone()
+    world.request("a", 2)
+    world.request(None)  # by itself as well, while it is on its way
+    [root] = world.mint()
+    assert isinstance(root, TokenGranted)
+    assert (root.agent_id, root.reason) == (None, "requested")
 
 
 @pytest.mark.covers("V1")
@@ -209,14 +228,16 @@ def test_tokens_that_were_granted_together_are_renewed_apart(world: World) -> No
     assert twin.timers() == world.timers()
 
 
-@pytest.mark.covers("V1")
+@pytest.mark.covers("V1", "V7")
 def test_a_renewal_is_wanted_once_and_told_when_it_is_done(world: World) -> None:
     world.grant("a")
     world.wait(34 * 60)
     for agent_id in (None, "a"):
         assert world.token(agent_id).renewing_since_ms is not None
         [renewed] = world.prolong(agent_id)
-        assert renewed.type == "token.renewed"
+        assert isinstance(renewed, TokenRenewed)
+        assert renewed.reason == "due"
+        assert world.said[-1].event.causation_id == world.heard[-1][0].id
         assert world.token(agent_id).expires_at_ms == world.now_ms + TTL_MS
         assert world.prolong(agent_id) == []  # as it comes again
     world.say(TokenRenew())

@@ -68,6 +68,7 @@ HANDLERS: dict[type[Message], Handler] = {
     agent.AgentFailed: attempts.failed,
     agent.AgentInputRequested: questions.input_requested,
     agent.AgentGrantOpened: credentials.opened,
+    agent.AgentGrantRefused: credentials.open_refused,
     token.TokenGranted: credentials.granted,
     token.TokenDenied: credentials.denied,
     token.TokenRenewed: credentials.renewed,

@@ -204,6 +204,7 @@ def _renewed(view: View, message: facts.VaultRenewed, fact: Fact, policy: Broker
     entity = replace(
         view.token(message.agent_id),
         renewing_since_ms=None,
+        renewal_command_id=None,
         renewed_at_ms=message.renewed_at_ms,
         expires_at_ms=message.expires_at_ms,
     )
@@ -212,7 +213,8 @@ def _renewed(view: View, message: facts.VaultRenewed, fact: Fact, policy: Broker
 
 
 def _renewal_wanted(view: View, message: facts.RenewalWanted, fact: Fact, policy: BrokerPolicy) -> None:
-    entity = replace(view.token(message.agent_id), renewing_since_ms=fact.time_ms)
+    token = view.token(message.agent_id)
+    entity = replace(token, renewing_since_ms=fact.time_ms, renewal_command_id=message.command_id)
     view.put_token(message.agent_id, entity)
     _set_token_timer(view, entity, fact, policy)
 

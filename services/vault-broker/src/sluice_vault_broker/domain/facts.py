@@ -135,10 +135,11 @@ class TokenLost(Message):
 
 
 class RenewalWanted(Message):
-    """A token shall be renewed."""
+    """A token shall be renewed: it is due, or a command asks for it."""
 
     type: ClassVar[str] = "renewal.wanted"
     agent_id: str | None = None
+    command_id: str | None = None
 
 
 class RevocationWanted(Message):

@@ -58,6 +58,7 @@ def _grant(builder: DecisionBuilder, message: VaultMinted, token: TokenEntity) -
             attempt=token.attempt,
             accessor=message.accessor,
             latency_ms=max(0, builder.now_ms - token.wanted_at_ms),
+            reason="implied" if token.implied else "requested",
             policies=message.policies,
             parent_accessor=message.parent_accessor,
             queue=token.queue,
@@ -75,7 +76,7 @@ def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
     token = builder.view.find_token(message.agent_id)
     if token is None or token.accessor != message.accessor or token.renewing_since_ms is None:
         return
-    since_ms = token.renewing_since_ms
+    since_ms, command_id = token.renewing_since_ms, token.renewal_command_id
     builder.accept(message)
     builder.publish(
         TokenRenewed(
@@ -83,8 +84,10 @@ def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
             attempt=token.attempt,
             accessor=token.accessor,
             latency_ms=max(0, builder.now_ms - since_ms),
+            reason="due" if command_id is None else "manual",
             expires_at_ms=message.expires_at_ms,
         ),
+        causation_id=command_id,
         traceparent=token.traceparent,
     )
 
