@@ -229,9 +229,9 @@ class Holdings:
         return accessor in self._accessors
 
     @property
-    def accessors(self) -> frozenset[str]:
-        """All that are known, as they are now."""
-        return frozenset(self._accessors)
+    def accessors(self) -> dict[str, str]:
+        """All that are known, as they are now, and whose they are by key: a copy, like `tokens` some milliseconds'."""
+        return self._accessors.copy()
 
     def on_its_way(self, pipeline_id: str, agent_id: str | None, number: int) -> bool:
         """Whether a token of this number is wanted and not known to exist: one that exists may be just that."""
@@ -239,13 +239,14 @@ class Holdings:
         token = self._tokens.get(key)
         return token is not None and token.number == number and not token.lives
 
-    def living(self) -> dict[str, tuple[int, str, TokenEntity]]:
-        """All living tokens by key: partition, pipeline, token."""
-        return {
-            key: (self._partition_of[key], key.partition("/")[0], token)
-            for key, token in self._tokens.items()
-            if token.lives
-        }
+    @property
+    def tokens(self) -> dict[str, TokenEntity]:
+        """All tokens by key, as they are now; those that are only wanted, too."""
+        return self._tokens.copy()
+
+    def partition_of(self, key: str) -> int | None:
+        """Where something stands; None: it does not stand any more."""
+        return self._partition_of.get(key)
 
     def has_no_token(self, pipeline_id: str) -> bool:
         """Whether a pipeline is known, and has no token of its own, nor wants one: then it needs no entity."""
