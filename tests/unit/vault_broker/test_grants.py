@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from sluice_contracts.envelope import SYSTEM_TENANT
 from sluice_contracts.messages.token import (
@@ -21,6 +23,8 @@ from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, EXP
 from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity
 from sluice_vault_broker.handlers import HANDLERS
 from tests.unit.vault_broker.world import MAX_TTL_MS, PIPELINE, START_MS, TTL_MS, World, codes, of, types
+
+TRACE = "00-33333333333333333333333333333333-4444444444444444-01"
 
 
 @pytest.fixture
@@ -211,6 +215,19 @@ def test_a_token_that_was_made_below_what_has_ended_is_made_again(world: World) 
     assert world.say(late) == []
     assert [one.accessor for one in world.revocations()] == [late.accessor]
     assert types(world.mint("a")) == ["token.granted"]
+
+
+def test_what_is_made_again_is_what_was_asked_for_in_all_but_its_number(world: World) -> None:
+    world.grant("lead", is_parent=True)
+    message = TokenRequest(agent_id="a", attempt=3, queue="default", parent_agent_id="lead", may_have_agents=True)
+    world.hear(dataclasses.replace(world.event(message), traceparent=TRACE))
+    asked, late = world.token("a"), world.minting("a")
+    world.gone("lead")
+    world.now_ms += 10
+    world.say(late)
+    again = world.token("a")
+    assert again == replace(asked, number=again.number, wanted_at_ms=world.now_ms)
+    assert again.number > asked.number
 
 
 # Renewal and end

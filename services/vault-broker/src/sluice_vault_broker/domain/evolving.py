@@ -150,12 +150,15 @@ def _set_timer(view: View, name: str, due_at_ms: int, fact: Fact) -> None:
 # Tokens
 
 
-def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPolicy) -> None:
+def _next_number(view: View) -> int:
     pipeline = view.pipeline()
-    pipeline = replace(pipeline, tokens=pipeline.tokens + 1)
-    view.put_pipeline(pipeline)
+    view.put_pipeline(replace(pipeline, tokens=pipeline.tokens + 1))
+    return pipeline.tokens + 1
+
+
+def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPolicy) -> None:
     entity = TokenEntity(
-        number=pipeline.tokens,
+        number=_next_number(view),
         wanted_at_ms=fact.time_ms,
         request_id=message.request_id,
         agent_id=message.agent_id,
@@ -179,6 +182,11 @@ def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPo
     else:
         asked = replace(known, attempt=message.attempt, request_id=message.request_id)
         view.put_agent(message.agent_id, asked)
+
+
+def _wanted_again(view: View, message: facts.TokenWantedAgain, fact: Fact, policy: BrokerPolicy) -> None:
+    entity = replace(view.token(message.agent_id), number=_next_number(view), wanted_at_ms=fact.time_ms)
+    view.put_token(message.agent_id, entity)
 
 
 def _root_asked(view: View, message: facts.RootAsked, fact: Fact, policy: BrokerPolicy) -> None:
@@ -287,6 +295,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.CommandDecided: _decided,
     facts.AttemptClosed: _closed,
     facts.TokenWanted: _wanted,
+    facts.TokenWantedAgain: _wanted_again,
     facts.RootAsked: _root_asked,
     facts.VaultMinted: _minted,
     facts.VaultRenewed: _renewed,

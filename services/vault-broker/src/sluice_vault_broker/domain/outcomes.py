@@ -22,6 +22,7 @@ from sluice_vault_broker.domain.facts import (
     TokenLooked,
     TokenLost,
     TokenWanted,
+    TokenWantedAgain,
     VaultGone,
     VaultMinted,
     VaultRenewed,
@@ -41,7 +42,7 @@ def minted(builder: DecisionBuilder, message: VaultMinted) -> None:
         if token.agent_id is None or (parent is not None and parent.accessor == message.parent_accessor):
             _grant(builder, message, token)
             return
-        _want_again(builder, token)  # what it is below has ended, and so has it, or will
+        builder.accept(TokenWantedAgain(agent_id=token.agent_id))  # what it is below has ended, and so has it, or will
     elif token is not None and token.accessor == message.accessor:
         return
     _revoke_stray(builder, message.top or message.accessor, message.agent_id, message.attempt)
@@ -178,19 +179,6 @@ def _revoke_unsure(builder: DecisionBuilder, token: TokenEntity) -> None:
             reason="orphaned", agent_id=token.agent_id, attempt=token.attempt,
         )
     )  # fmt: skip
-
-
-def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:
-    builder.accept(
-        TokenWanted(
-            agent_id=token.agent_id,
-            attempt=token.attempt,
-            queue=token.queue,
-            parent_agent_id=token.parent_agent_id,
-            request_id=token.request_id,
-            may_have_agents=token.may_have_agents,
-        )
-    )
 
 
 def _revoke_stray(builder: DecisionBuilder, accessor: str, agent_id: str | None, attempt: int | None) -> None:
