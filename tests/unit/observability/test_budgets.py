@@ -16,6 +16,7 @@ from sluice_spawner.domain.policy import SpawnerPolicy
 START = 1_800_000_000_000
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ERROR = ErrorReported(code="timeout")
+KEY = f"sk-or-v1-{'0123456789abcdef' * 4}"
 
 
 def signal(data: Message, at: int, identity: str | None = None, *, appended: int | None = None) -> Signal:
@@ -81,6 +82,22 @@ def test_an_alert_says_what_broke_it() -> None:
         evidence=("e0", "e1", "e2", "e3", "e4", "e5"), breached_at_ms=START + 5,
         detail="6 errors within 60 s; 5 are allowed",
     )  # fmt: skip
+
+
+@pytest.mark.covers("V4", "V5")
+@pytest.mark.parametrize(
+    ("policy", "detail", "told"),
+    [
+        ("egress", f"it sent {KEY}", "CRITICAL violation of egress: it sent [redacted:api-key]"),
+        (KEY, "", "CRITICAL violation of [redacted:api-key]"),
+        ("egress", f"password=1 {'x' * 3_980}", "CRITICAL violation of egress: password=[redacted:password] xx"),
+    ],
+)
+def test_an_alert_holds_no_secret_of_whoever_reports_a_violation(policy: str, detail: str, told: str) -> None:
+    violation = ViolationReported(policy=policy, severity="CRITICAL", detail=detail)
+    (alert,) = fold([signal(violation, 0)]).alerts
+    assert alert.data.detail.startswith(told)
+    assert AlertRaised.model_validate(alert.data.model_dump()) == alert.data
 
 
 @pytest.mark.covers("V5")
