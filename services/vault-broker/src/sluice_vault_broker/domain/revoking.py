@@ -57,9 +57,7 @@ def alert(builder: DecisionBuilder, message: AlertRaised) -> None:
         if builder.view.find_finished() is None:
             close(builder, message.condition, detail, alert_id=builder.cause.id)
     elif message.action == "revoke_agent" and message.agent_id is not None and builder.view.find_pipeline() is not None:
-        _revoke_agent(
-            builder, message.agent_id, message.attempt, message.condition, detail, alert_id=builder.cause.id
-        )
+        _revoke_agent(builder, message.agent_id, message.attempt, message.condition, detail, alert_id=builder.cause.id)
 
 
 def close(builder: DecisionBuilder, reason: RevocationReason, detail: str = "", *, alert_id: str | None = None) -> None:
