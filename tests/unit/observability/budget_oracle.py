@@ -201,7 +201,8 @@ def _alert(
     if isinstance(event.data, ViolationReported):
         detail = f"CRITICAL violation of {event.data.policy}" + (f": {event.data.detail}" if event.data.detail else "")
     return {
-        "id": derived_id("alert", event.subject, stream[0].appended_ms, condition, *part), "condition": condition, "action": action,
+        "id": derived_id("alert", event.subject, stream[0].appended_ms, condition, *part),
+        "condition": condition, "action": action,
         "agent_id": None, "attempt": None, "observed": observed, "limit": limit, "window_ms": window_ms,
         "evidence": evidence, "breached_at_ms": last.at, "detail": detail,
         "tenant": _tenant(stream), "cause": event.id,

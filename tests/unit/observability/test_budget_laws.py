@@ -39,7 +39,7 @@ LIMITS = [(5, 100, 60_000), (2, 100, 60_000), (1, 50, 60_000), (0, 30, 20_000), 
 
 @st.composite
 def streams(draw: st.DrawFn, *, changing: bool = False, mixed: bool = False) -> list[Heard]:
-    """Records of one pipeline as Kafka has them: late, out of order, repeated, some from the future, `mixed` tenants."""
+    """Records of a pipeline as Kafka has them: late, out of order, repeated, some from the future; `mixed` tenants."""
     kinds = draw(KINDS)
     moments = st.sampled_from(draw(st.lists(st.sampled_from(EDGES), min_size=1, max_size=4)))
     data: st.SearchStrategy[Message] = st.sampled_from(kinds).flatmap(lambda kind: kind)
@@ -75,7 +75,9 @@ def run(stream: Sequence[Heard], heard_ms: int, looks: Sequence[int] = (), *, st
 @pytest.mark.covers("V5", "O4")
 @settings(max_examples=600)
 @given(
-    stream=streams(changing=True, mixed=True), more=st.sampled_from([0, 1, 60_999, 61_000, 61_001, 61_002, 100_000]), data=st.data()
+    stream=streams(changing=True, mixed=True),
+    more=st.sampled_from([0, 1, 60_999, 61_000, 61_001, 61_002, 100_000]),
+    data=st.data(),
 )
 def test_what_is_told_is_what_the_oracle_tells(stream: list[Heard], more: int, data: st.DataObject) -> None:
     """No false and no missed breach, the same contents in the same order, whenever timers are looked at."""
