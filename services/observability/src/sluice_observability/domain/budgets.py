@@ -241,8 +241,8 @@ def _revoked(pipeline: Pipeline, signal: Signal, breach: Breach) -> Outcome:
 
 
 def _ended(pipeline: Pipeline) -> Pipeline:
-    kept = {"tenant": pipeline.tenant, "claimed": pipeline.claimed, "since_ms": pipeline.since_ms}
-    return Pipeline(**kept, heard_ms=pipeline.heard_ms, revoked=True)
+    tenant, claimed, since_ms = pipeline.tenant, pipeline.claimed, pipeline.since_ms
+    return Pipeline(tenant=tenant, claimed=claimed, since_ms=since_ms, heard_ms=pipeline.heard_ms, revoked=True)
 
 
 def _fullest(facts: Iterable[Fact], time_ms: int) -> tuple[int, list[str]]:
