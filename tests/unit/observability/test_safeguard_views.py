@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 
 from sluice_contracts import codec, topics
 from sluice_contracts.messages.agent import AgentFailed, AgentGrantRefused
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.token import (
     DeniedCommand,
@@ -21,6 +23,7 @@ from sluice_contracts.messages.token import (
 )
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.domain.reporting import Occasion, report_on
 from sluice_observability.domain.secrets import by_strangers, clean_bytes
 from tests.unit.observability.breaches import (
     FINDINGS,
@@ -31,7 +34,7 @@ from tests.unit.observability.breaches import (
     refused_findings,
 )
 from tests.unit.observability.doubles import Message
-from tests.unit.observability.events import Teller, failing, spawning
+from tests.unit.observability.events import TRANSCRIPT, Teller, failing, refusing, spawning, turn
 from tests.unit.observability.test_views import VIEWS, messages_of, stored
 
 SEALED = "c2VhbGVkLXNlY3JldA=="
@@ -163,6 +166,36 @@ def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHous
     assert engine.rows(query) == [("agent_timeout", 2), ("error_budget_exceeded", 1), ("provider_unavailable", 6)]
     query = "SELECT type, code, api_calls, count() FROM signals GROUP BY ALL"
     assert engine.rows(query) == [("error.reported", "provider_unavailable", 1, 6)]
+
+
+@pytest.mark.covers("O2", "O5")
+def test_the_last_checkpoint_in_rows_and_in_the_read_model_is_the_last_turn_that_counts(engine: ClickHouse) -> None:
+    """A revoked agent may still finish a turn: the spawner refuses it."""
+    teller = Teller("p1")
+    *told, revoked = breach(teller)
+    late = turn(teller, 2, transcript=TRANSCRIPT.model_copy(update={"sha256": "c" * 64}))
+    events = [*told, revoked, late, refusing(teller, late), handed_off(teller, revoked)]
+    stored(engine, events)
+    model = ReadModel(1)
+    for event in events:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    found = report_on(view, Occasion("demand", "c", "on_demand", revoked.time_ms)).summary.last_checkpoint
+    assert found is not None
+    assert found.transcript is not None
+    query = "SELECT toUnixTimestamp64Milli(last_turn_at), last_transcript_sha256 FROM handoff_reports"
+    assert engine.rows(query) == [(found.finished_at_ms, found.transcript.sha256)]
+    assert (found.turn, found.transcript) == (1, TRANSCRIPT)
+
+
+@pytest.mark.covers("O2", "V5")
+def test_an_alert_that_bears_another_tenant_has_its_revocation_all_the_same(engine: ClickHouse) -> None:
+    *told, revoked = breach(Teller("p1"))
+    other = [replace(one, tenant="other") if isinstance(one.data, AlertRaised) else one for one in told]
+    stored(engine, [*other, revoked])
+    [(tenant, revoked_ms)] = engine.rows("SELECT tenant, toUnixTimestamp64Milli(revoked_at) FROM alerts")
+    assert (tenant, revoked_ms) == ("other", revoked.time_ms)
 
 
 @pytest.mark.covers("O2", "O6")
