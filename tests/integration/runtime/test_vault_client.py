@@ -207,6 +207,32 @@ def test_a_token_that_is_unknown_is_told_from_a_right_that_lacks(place: VaultPla
             connection.ask("GET", "x")
 
 
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(
+    ("refused", "looked_up", "kind"),
+    [
+        ("permission denied", errors(403, "permission denied"), TokenUnknown),
+        ("permission denied", errors(403, "permission denied", "invalid token"), TokenUnknown),
+        ("permission denied", http(200, {"data": {}}), VaultRefused),
+        ("1 error occurred:\n\t* permission denied\n\n", None, VaultRefused),
+    ],
+    ids=["gone", "ended since", "lives", "right lacks"],
+)
+def test_a_token_that_is_refused_in_bare_words_is_gone_unless_it_may_look_itself_up(
+    place: VaultPlace, refused: str, looked_up: bytes | None, kind: type[Exception]
+) -> None:
+    """OpenBao says nothing else of a token that does not live."""
+    answers = {"auth/token/lookup-self": looked_up, "x": errors(403, refused)}
+    with script(told(**answers)) as vault:
+        connection = connect(place, vault.url)
+        with pytest.raises(kind, match="permission denied") as caught:
+            connection.ask_with(OTHER, "GET", "x")
+        assert type(caught.value) is kind
+        assert vault.paths() == ["x", *(["auth/token/lookup-self"] if looked_up else [])]
+        with pytest.raises(VaultRefused):
+            connection.ask_with(NO_TOKEN, "GET", "x")
+
+
 @pytest.mark.covers("V8")
 @pytest.mark.parametrize("content", [None, b"", b"  \n", b"x" * 5_000, b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["role_id", "secret_id"])

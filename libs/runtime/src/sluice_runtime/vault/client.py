@@ -44,6 +44,9 @@ NO_TOKEN = SecretStr("")
 """For what Vault answers to everybody. hvac takes None for leave to look for one in files and variables."""
 
 _TOKEN_UNKNOWN = "invalid token"  # noqa: S105 - what stands in a 403 for a token that does not live, and in no other
+_BARE_WORDS = ": permission denied"
+"""Where a right lacks there is a list: "1 error occurred: * permission denied". OpenBao has bare words for a
+token that does not live, and both programs for one without its entity, which opens nothing any more either."""
 _ACCESSOR_UNKNOWN = ("invalid accessor", "accessor not found")
 
 Method = Literal["GET", "LIST", "POST", "DELETE"]
@@ -122,12 +125,13 @@ class Connection:
         Raises:
             VaultAway: As for `ask`.
             VaultRefused: As for `ask`.
-            TokenUnknown: Vault does not know the token.
+            TokenUnknown: Vault does not know the token, or its entity is gone.
         """
         try:
             return self._request(token, method, path, body, None)
         except _Forbidden as error:
-            if _TOKEN_UNKNOWN in str(error):
+            bare = token != NO_TOKEN and str(error).endswith(_BARE_WORDS)
+            if _TOKEN_UNKNOWN in str(error) or (bare and not self._works(token)):
                 raise TokenUnknown(str(error)) from None
             raise VaultRefused(f"{error}; the token lives, and its policies do not allow it") from None
 
@@ -167,7 +171,7 @@ class Connection:
     # The service's own token
 
     def _works(self, token: SecretStr) -> bool:
-        """Whether our own token is one: then it is a right that lacks, and another login would not help."""
+        """Whether a token may look itself up: then it is a right that lacks, and another login would not help."""
         try:
             self._request(token, "GET", "auth/token/lookup-self", None, None)
         except _Forbidden:
