@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
 from sluice_runtime.connection import KafkaConnection
-from tests.faults.test_gate_kills import WINDOWS, kill_in_window
+from tests.faults.test_gate_kills import kill_in_window
 from tests.faults.test_kills import kill_at_random
 from tests.faults.test_vault_away import LEAVES, leave_at_random
 from tests.gate import RUNNER, SETTINGS, Gate
@@ -56,13 +56,12 @@ def rounds(what: str, name: str, count: int, do: Round, settings: Mapping[str, M
     return Row(f"{what}, {pipelines} pipelines", done, f"{seeds[0]} … {seeds[-1]}", faults, minutes)
 
 
-def windows(count: int) -> Iterator[Row]:
-    """The broker killed in each window, so often in each."""
-    for window in WINDOWS:
-        yield rounds(
-            f"kill -9 of vault-broker at {window}", window, count,
-            lambda gate, seed, kills, window=window: kill_in_window(gate, window, seed, kills),  # type: ignore[misc]
-        )  # fmt: skip
+def broker_at(window: str, count: int) -> Row:
+    """The broker killed in a window."""
+    return rounds(
+        f"kill -9 of vault-broker at {window}", window, count,
+        lambda gate, seed, kills: kill_in_window(gate, window, seed, kills),
+    )  # fmt: skip
 
 
 def runner_with_grants(count: int) -> Row:
