@@ -24,8 +24,9 @@ from sluice_localstack.errors import LoginRefused, ProvisioningFailed
 from sluice_localstack.vault.server import VaultServer
 from sluice_runtime.vault import names
 from tests.credentials import (
+    check_all_ended,
     check_answers,
-    check_each_ended_once,
+    check_ends,
     check_revocations_are_final,
     check_sequences,
     each_once,
@@ -181,7 +182,8 @@ class Gate(Installation):
         check_sequences(told)
         check_answers(told, [one for one in history.events(COMMANDS) if isinstance(one.data, TokenRequest)])
         check_revocations_are_final(told)
-        check_each_ended_once(told)
+        check_ends(told)
+        check_all_ended(told)
         check_shown(told)
         shown = lives_by_fold(told)
         self.until(lambda: self.lives_by_sql() == shown, what="SQL shows each credential's life as the read model does")

@@ -11,6 +11,7 @@ from sluice_contracts.messages.token import TokenExpired, TokenGranted, TokenReq
 from tests.credentials import (
     Events,
     check_answers,
+    check_ends,
     check_people_are_answered,
     check_revocations_are_final,
     check_sequences,
@@ -47,6 +48,7 @@ def check(
     check_answers(told, [one for one in commands if isinstance(one.data, TokenRequest)])
     check_people_are_answered(told, commands)
     check_revocations_are_final(told)
+    check_ends(told)
     _check_grants(told, store, queue)
     _check_vault(told, store, installation, ended)
     _check_secrecy(records, lines)

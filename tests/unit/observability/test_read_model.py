@@ -102,7 +102,7 @@ def test_of_many_turns_only_the_newest_are_kept() -> None:
     view = folded([*spawning(teller), *turns, late, *turns[:3], refusing(teller, late)]).pipeline(PIPELINE)
     assert view is not None
     one = view.agents[teller.agent_id]
-    assert len(one.turns_told) <= TOLD_MAX_COUNT
+    assert len(one.told.newest) <= TOLD_MAX_COUNT
     assert (one.turns, one.usage.input_tokens) == (len(turns), 100 * len(turns))
     assert one.turn_finished_at_ms == turns[-1].time_ms
     assert b"settled" not in TypeAdapter(PipelineView).dump_json(view)

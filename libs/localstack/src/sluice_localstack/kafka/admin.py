@@ -34,7 +34,7 @@ from sluice_runtime.connection import KafkaConnection
 
 CALL_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 2.0
-VISIBLE_TIMEOUT_S = 20.0
+VISIBLE_TIMEOUT_S = 60.0
 """Reading is behind writing by a moment: a change counts as made when it can be read."""
 POLL_S = 0.02
 BROKERS_REPLICATION = -1

@@ -239,7 +239,7 @@ def _succeeded(view: PipelineView, data: pipeline.TaskSucceeded, event: CloudEve
     task.status, task.summary, task.problem = "succeeded", data.summary, None
     task.artifacts, task.usage, task.turns = data.artifacts, data.usage, data.turns
     agent_view = _agent(view, data.agent_id)
-    agent_view.usage, agent_view.turns, agent_view.is_summed = data.usage, data.turns, True
+    told_turns.sum_up(agent_view, data.turns, data.usage)
     _touch(agent_view, event)
 
 
@@ -308,7 +308,7 @@ def _answered(view: PipelineView, data: pipeline.QuestionAnswered, event: CloudE
 
 def _turn_finished(view: PipelineView, data: agent.AgentTurnFinished, event: CloudEvent[Message]) -> None:
     agent_view = _agent(view, data.agent_id)
-    told_turns.tell(agent_view, event.id, told_turns.told_by(data, event.time_ms))
+    told_turns.tell(agent_view, event.id, data, event.time_ms)
     _touch(agent_view, event)
 
 
