@@ -318,3 +318,29 @@ def test_a_file_that_is_not_there_or_can_t_be_read_is_told_by_name(tmp_path: Pat
     with pytest.raises(OSError) as unreadable:  # root may read everything, but this
         AuditFiles(tmp_path / "loop.log").look()
     assert unreadable.value.filename == str(tmp_path / "loop.log")
+
+
+def test_a_follower_that_is_moved_to_another_node_reads_there_from_the_beginning_and_tells_what_it_left(
+    tmp_path: Path,
+) -> None:
+    """As docs/operations.md says of a cluster's failover, and of the way back."""
+    paths, position, now_s = [tmp_path / name / "audit.log" for name in "ab"], None, 0.0
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_bytes(line(number) + b"\n")
+    taken: list[list[tuple[str, int]]] = []
+    lost: list[str] = []
+    for path in (*paths, paths[0]):
+        reading, files = Reading(position, line_max_bytes=LINE_MAX), AuditFiles(path)
+        taken.append([])
+        for _ in range(5):
+            now_s += LOST_AFTER_S
+            if found := reading.next(files, now_s):
+                taken[-1] += [(one.file, one.offset) for one in found.lines]
+                lost += [found.lost.file] if found.lost else []
+                position = reading.position = found.position
+        files.close()
+    first, second, again = taken
+    assert [len(one) for one in taken] == [1, 1, 1]
+    assert lost == [first[0][0], second[0][0]]
+    assert again == first, "with the same place, and so the same id"
