@@ -173,34 +173,7 @@ def test_a_round_looks_at_so_many_and_the_next_at_what_came_since_first() -> Non
     there.look()
     there.clock.advance(SETTLED_MS)
     there.look()
-    again = 50 + 1
-    assert there.store.calls.count("lookup") == 1 + again, "what is refused, or ours, is asked about again"
-
-
-@pytest.mark.covers("V6")
-def test_what_was_told_and_has_ended_since_vault_was_asked_for_its_list_is_not_told_again() -> None:
-    there = There()
-    orphan = there.vault.log_in(Label("acme", PIPELINE, 1)).accessor
-    there.look()
-    there.clock.advance(SETTLED_MS)
-    there.look()
-    assert [one.accessor for one in there.told] == [orphan]
-    there.look()
-    assert [one.accessor for one in there.told] == [orphan] * 2, "it may have been lost, so it is told again"
-    calls = there.reconciler.round()
-    call = next(calls)
-    while there.store.calls[-1] != "accessors":
-        call = calls.send(call())
-    there.vault.revoke(orphan)
-    with pytest.raises(StopIteration):
-        while True:
-            try:
-                answer = call()
-            except VaultFault as fault:
-                call = calls.throw(fault)
-            else:
-                call = calls.send(answer)
-    assert [one.accessor for one in there.told] == [orphan] * 2
+    assert there.store.calls.count("lookup") == 51, "what is refused is asked about again, behind all others"
 
 
 def _made(there: There) -> Token:

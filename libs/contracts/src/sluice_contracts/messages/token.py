@@ -186,5 +186,5 @@ class TokenExpired(TokenEvent):
     """A credential ended by itself: it could not be renewed in time, or reached its end.
 
     Where Vault may have prolonged it all the same, its answer being lost, or still has what is no use to anybody, it is
-    ended there: `token.revoked` then names it as well, with the reason `orphaned` or `attempt_superseded`.
+    ended there, too: then `token.revoked` names it as well.
     """

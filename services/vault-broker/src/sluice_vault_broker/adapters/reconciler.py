@@ -162,7 +162,13 @@ class Reconciler:
         yield from self._suspect(listed, missing, unknown)
         yield from self._tell_gone(before, missing, set(entities))
         yield from self._sweep_entities(entities)
-        yield from self._tell_again(unknown)
+        for some in self._slices(list(self._labels)):
+            for accessor in some:
+                if accessor in unknown:
+                    self._tell_orphan(accessor, self._labels[accessor])
+                else:
+                    del self._labels[accessor]
+            yield pause
         self._refused &= unknown
         yield from self._look_up()
 
@@ -221,36 +227,12 @@ class Reconciler:
         if last:
             log.info("Vault refuses to say whose %d tokens are; the last time: %s", len(self._refused), last)
 
-    def _tell_again(self, unknown: set[str]) -> Calls:
-        """Tells of orphans that were found before, and that Vault still has.
-
-        One that was told may have been ended since Vault was asked for its list: it is looked up, so that it is not
-        ended, and told to have been, a second time.
-        """
-        for some in self._slices(list(self._labels)):
-            for accessor in some:
-                if accessor not in unknown:
-                    del self._labels[accessor]
-                elif self._ours(accessor, self._labels[accessor]) is not None:
-                    try:
-                        self._tell_orphan(accessor, (yield partial(self._vault.lookup, accessor)))
-                    except TokenUnknown:
-                        del self._labels[accessor]
-                    except VaultRefused:
-                        continue
-            yield pause
-
-    def _ours(self, accessor: str, label: Label | None) -> int | None:
-        """The partition whose orphan it is; None: it is none of ours, or none as far as can be said now."""
+    def _tell_orphan(self, accessor: str, label: Label | None) -> None:
         if label is None or not self._settled(accessor) or self._holdings.knows(accessor):
-            return None
+            return
         number = self._partition_of(label.pipeline_id)
         on_its_way = self._holdings.on_its_way(label.pipeline_id, label.agent_id, label.number)
-        return None if number is None or not self._holdings.owns(number) or on_its_way else number
-
-    def _tell_orphan(self, accessor: str, label: Label | None) -> None:
-        number = self._ours(accessor, label)
-        if label is None or number is None:
+        if number is None or not self._holdings.owns(number) or on_its_way:
             return
         found = OrphanFound(
             tenant=label.tenant, agent_id=label.agent_id, attempt=label.attempt, number=label.number, accessor=accessor
