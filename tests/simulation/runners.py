@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from sluice_agent_runner.domain.actions import (
     Action,
-    AskHuman,
+    Ask,
     CallModel,
     Fail,
     FinishTurn,
@@ -24,7 +24,7 @@ from sluice_agent_runner.domain.conversation import (
     decode_link,
     encode_link,
 )
-from sluice_agent_runner.domain.events import Attempt, failed, input_requested, succeeded, turn_finished, turn_texts
+from sluice_agent_runner.domain.events import Attempt, failed, requested, succeeded, turn_finished, turn_texts
 from sluice_agent_runner.domain.turns import TurnMachine
 from sluice_contracts.codec import decode, encode
 from sluice_contracts.envelope import CloudEvent
@@ -194,9 +194,9 @@ class RunnerInstance:
                 self._say(held, data, f"turn-{record.turn}")
                 self.shared.finished.add((held.run.agent_id, record.turn))
                 held.action = machine.on_turn_durable(ref.sha256, now_ms)
-            case AskHuman(questions=questions):
-                for question in questions:
-                    self._say(held, input_requested(attempt, question, 30), f"ask-{question.request_id}")
+            case Ask(requests=requests):
+                for request in requests:
+                    self._say(held, requested(attempt, request, 30), f"ask-{request.request_id}")
                 held.action = machine.on_asked(now_ms)
             case Wait():
                 if held.answers:
