@@ -34,6 +34,10 @@ CALLS = st.one_of(
             call("write_artifact", name="a.md", kind="report", content="x"),
             call("finish", summary="done", result={"n": 1}),
             call("ask_human", question="which?"),
+            call("blackboard_get", "g", key="plan"),
+            call("blackboard_list", "l"),
+            call("blackboard_set", "s", key="plan", value="x", version=1),
+            call("blackboard_delete", "d", key="plan"),
             call("unknown"),
         ]
     ),
