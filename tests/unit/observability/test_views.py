@@ -44,7 +44,7 @@ VIEWS = (
     "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts",
     "admission_waiting", "turns", "model_calls", "tool_calls", "errors", "pipeline_story", "log_completeness", "log",
     "positions", "gaps", "pipeline_marks", "credentials", "token_lives", "alerts", "signals", "handoff_reports",
-    "diagnoses", "vault_audit", "vault_audit_faults",
+    "diagnoses", "vault_audit", "vault_audit_faults", "blackboard", "conflicts",
 )  # fmt: skip
 
 
