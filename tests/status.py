@@ -45,10 +45,11 @@ IN_PART = {
     "P13": "limits of pipeline, installation, task and turns; no message timeout, for there are no messages yet",
     "P14": "every event has a tenant; no quotas, no fair scheduling, no isolation in HTTP or SQL",
     "A3": "created, busy, waiting, succeeded, error, terminated; no phases, progress, pause, hand-over, other names",
+    "A4": "set, get, list, delete; conflicts are settled by policy; no watch, no settlement by GAMMA",
     "W1": "roles as files; the teams' roles are not shipped",
     "W3": "scripted, and OpenAI-compatible against a local endpoint, never tried with a live model; no Anthropic API, "
     "`recorded`, fallback models, rate limits of our own",
-    "W4": "list, read, search, write an artifact, ask a person, finish",
+    "W4": "list, read, search, write an artifact, the blackboard, ask a person, finish",
     "W5": "no tool runs a program; no secret in an environment",
     "W6": "workspaces of files; no git",
     "V4": "sealed grants, canaries; a sandbox for tools that run programs comes with W5",
