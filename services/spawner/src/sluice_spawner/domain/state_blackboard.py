@@ -13,7 +13,7 @@ class BlackboardEntity(Entity, frozen=True, tag="blackboard"):
     keys: tuple[str, ...] = ()
 
 
-class KeyEntity(Entity, frozen=True, tag="key"):
+class KeyEntity(Entity, frozen=True, tag="blackboard_key"):
     """One key.
 
     Attributes:
