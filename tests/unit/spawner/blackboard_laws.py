@@ -20,9 +20,13 @@ KEYS = ("plan", "cause")
 
 
 def ask_blackboard(choose: random.Random, world: World, task_id: str, *, turn: int, **who: Any) -> None:
-    """One request of an agent, on a version that may be the right one."""
-    request_id = choose.choice(["b1", "b2", "b3"])
-    key, version = choose.choice(KEYS), choose.choice([0, 0, 1, 1, 2, 3])
+    """One request of an agent, as often as not on the version that the key has."""
+    request_id = f"b{choose.randint(1, 8)}"
+    key = choose.choice(KEYS)
+    known = world.state.get(f"{PIPELINE}/blackboard/{key}", KeyEntity(version=0, agent_id=""))
+    assert isinstance(known, KeyEntity)
+    present = known.version if known.lives(world.now_ms) else 0
+    version = choose.choice([present, present, 0, max(0, known.version - 1), known.version])
     kind = choose.choice(["read", "list", "set", "set", "set", "delete"])
     if kind == "read":
         world.read(task_id, key, request_id, turn=turn, **who)

@@ -169,7 +169,7 @@ class Story:
     def _speak(self, held: Held) -> None:
         choose, world = self.choose, self.world
         who = {"attempt": held.attempt, "runner": held.runner}
-        kinds = {"turn": 60, "succeed": 10, "fail": 8, "ask": 10, "blackboard": 20, "skip a turn": 2}
+        kinds = {"turn": 60, "succeed": 10, "fail": 8, "ask": 10, "blackboard": 30, "skip a turn": 2}
         kind = choose.choices(list(kinds), list(kinds.values()))[0]
         if kind == "turn":
             held.turn += 1
