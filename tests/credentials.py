@@ -59,13 +59,18 @@ def check_answers(told: Events, asked: Events) -> None:
 
 
 def check_people_are_answered(told: Events, commands: Events) -> None:
-    """Each revocation by a person is answered once, revoked or denied; and no renewal is denied twice."""
+    """Each revocation by a person is answered once, revoked or denied; no renewal is denied twice, and each names its
+    command, if it has one."""
     answers = Counter(event.causation_id for event in told if isinstance(event.data, TokenRevoked | TokenDenied))
     for one in commands:
         if isinstance(one.data, TokenRevoke) and one.data.reason == "manual":
             assert answers[one.id] == 1, f"{answers[one.id]} answers to {one}"
         elif isinstance(one.data, TokenRenew):
             assert answers[one.id] <= 1, f"denied twice: {one}"
+    renewals = {one.id for one in commands if isinstance(one.data, TokenRenew)}
+    for event in told:
+        if isinstance(event.data, TokenRenewed):
+            assert (event.data.reason == "manual") == (event.causation_id in renewals), f"not its cause: {event}"
 
 
 def check_revocations_are_final(told: Events) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tests import soak_gate
+from tests.faults.test_gate_kills import WINDOWS
 from tests.faults.test_kills import kill_at_random
 from tests.faults.verifying import SETTINGS, verify
 from tests.installation import SERVICES, Installation
@@ -111,7 +112,7 @@ def main() -> int:
         "credentials": lambda: [simulation(of_kinds, simulate_credentials, first, options.credential_seeds, kinds)],
         "gate": lambda: [simulation("simulation of the gate", simulate_gate, first, options.gate_seeds)],
         **{service: lambda service=service: [kills(service, options.kills)] for service in SERVICES},  # type: ignore[misc]
-        "windows": lambda: soak_gate.windows(options.kills),
+        **{window: lambda window=window: [soak_gate.broker_at(window, options.kills)] for window in WINDOWS},  # type: ignore[misc]
         "grants": lambda: [soak_gate.runner_with_grants(options.kills)],
         "vault": lambda: soak_gate.vault_leaves(options.kills // 2),
         "budgets": lambda: [soak_gate.monitor_kills(options.kills)],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from sluice_localstack.kafka.broker import KafkaBroker as LocalKafka
 from sluice_runtime.connection import KafkaConnection
-from tests.faults.test_gate_kills import WINDOWS, kill_in_window
+from tests.faults.test_gate_kills import kill_in_window
 from tests.faults.test_kills import kill_at_random
 from tests.faults.test_vault_away import LEAVES, leave_at_random
 from tests.gate import RUNNER, SETTINGS, Gate
@@ -19,13 +19,16 @@ from tests.integration.observability.test_monitor import COURSES, KILLS_OF_EACH,
 from tests.kafka import TestKafka
 from tests.soak_rows import Row
 
+KILLED_RUNNER = {**SETTINGS, "spawner": {**SETTINGS["spawner"], "SLUICE_LEASE_MS": "2500"}}
+"""What a killed runner held is handed out again soon."""
+
 ROUND_KILLS = 20
 """Between two looks at all laws: a fault is found near its cause."""
 
 Round = Callable[[Gate, str, int], object]
 
 
-def rounds(what: str, name: str, count: int, do: Round) -> Row:
+def rounds(what: str, name: str, count: int, do: Round, settings: Mapping[str, Mapping[str, str]] = SETTINGS) -> Row:
     """Rounds of faults on one installation, each followed by all laws of topics, credentials and Vault.
 
     Args:
@@ -33,10 +36,11 @@ def rounds(what: str, name: str, count: int, do: Round) -> Row:
         name: In the seeds.
         count: Of faults, in all.
         do: Makes so many faults from a seed.
+        settings: For single services.
     """
     started, faults, done, seeds = time.monotonic(), "none", 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="sluice-soak-") as directory:
-        with Gate(Path(directory), SETTINGS) as gate:
+        with Gate(Path(directory), settings) as gate:
             while done < count and faults == "none":
                 now = min(ROUND_KILLS, count - done)
                 seeds.append(f"soak-{name}-{done}")
@@ -52,20 +56,19 @@ def rounds(what: str, name: str, count: int, do: Round) -> Row:
     return Row(f"{what}, {pipelines} pipelines", done, f"{seeds[0]} … {seeds[-1]}", faults, minutes)
 
 
-def windows(count: int) -> Iterator[Row]:
-    """The broker killed in each window, so often in each."""
-    for window in WINDOWS:
-        yield rounds(
-            f"kill -9 of vault-broker at {window}", window, count,
-            lambda gate, seed, kills, window=window: kill_in_window(gate, window, seed, kills),  # type: ignore[misc]
-        )  # fmt: skip
+def broker_at(window: str, count: int) -> Row:
+    """The broker killed in a window."""
+    return rounds(
+        f"kill -9 of vault-broker at {window}", window, count,
+        lambda gate, seed, kills: kill_in_window(gate, window, seed, kills),
+    )  # fmt: skip
 
 
 def runner_with_grants(count: int) -> Row:
     """The runner killed while it holds grants."""
     return rounds(
         "kill -9 of agent-runner with grants", "grants", count,
-        lambda gate, seed, kills: kill_at_random(gate, RUNNER, seed, kills),
+        lambda gate, seed, kills: kill_at_random(gate, RUNNER, seed, kills), KILLED_RUNNER,
     )  # fmt: skip
 
 

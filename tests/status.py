@@ -56,6 +56,7 @@ IN_PART = {
     "O1": "embedded; a ClickHouse server is written and unrun; prompts of calls that failed are not kept",
     "O2": "views of what is built",
     "O3": "no row policies per tenant",
+    "O5": "no blackboard in the report yet",
     "O7": "metrics, logs, trace context through headers; no exporter, alerts, dashboards",
     "O8": "the events of the topics, filtered and resumed",
     "U1": "spawn, cancel, answer, tick, revoke, renew, status, tasks, agents, events, logs, artifacts, errors, "

@@ -122,6 +122,7 @@ def ended_well(
     failed = installation.await_event(pipeline, PipelineFailed)
     assert failed.data.problem is not None
     assert failed.data.problem.code == failed.data.reason == reason
+    installation.log.catch_up()
     [report] = installation.events(pipeline, HandoffReported, "reports")
     revoked = [one for one in installation.events(pipeline, TokenRevoked, "token.events") if one.data.reason == reason]
     assert len(revoked) == 1
@@ -202,8 +203,9 @@ def test_errors_break_the_budget(installation: Installation, tmp_path: Path) -> 
     errors = report["summary"]["errors"]  # six broke the budget; until the agent was stopped there may be more
     assert because == f"{errors} × read_file: missing.txt does not exist; list_files shows what does"
     taken_over(installation, report, tmp_path)
-    lives = installation.sql(f"SELECT state, reason, alert_id FROM token_lives WHERE pipeline_id = '{pipeline}'")
-    assert lives == [{"state": "revoked", "reason": "error_budget_exceeded", "alert_id": alert.id}] * 2
+    query = f"SELECT state, reason, alert_id FROM token_lives WHERE pipeline_id = '{pipeline}'"
+    revoked = [{"state": "revoked", "reason": "error_budget_exceeded", "alert_id": alert.id}] * 2
+    installation.until(lambda: installation.sql(query) == revoked, what="both lives are told in SQL")
 
 
 @pytest.mark.covers("V5", "O6")
@@ -256,6 +258,7 @@ def test_one_agent_s_token_is_revoked_and_the_task_goes_on(installation: Install
     assert retried.data.problem.code == "manual"
     later = installation.await_event(pipeline, AgentTurnFinished, lambda turn: turn.attempt == 2, topic=SAID)
     assert later.data.turn > 1, "from the last finished turn on"
+    installation.log.catch_up()
     granted = {
         (one.data.agent_id, one.data.attempt): one.data.accessor
         for one in installation.events(pipeline, TokenGranted, "token.events")

@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,12 +29,13 @@ from sluice_contracts.messages.pipeline import (
 )
 from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_contracts.messages.report import HandoffReported
-from sluice_contracts.messages.token import TokenRevoke
+from sluice_contracts.messages.signal import ErrorReported, ViolationReported
+from sluice_contracts.messages.token import TokenRevoke, TokenRevoked
 from sluice_localstack.vault.server import VaultServer
 from sluice_runtime.vault import names
-from tests.e2e.canaries import everywhere, sealed_tokens
+from tests.e2e.canaries import Place, everywhere, sealed_tokens
 from tests.e2e.test_breach import FAILS, tell
-from tests.installation import QUEUE, TENANT, Installation
+from tests.installation import PREFIX, QUEUE, TENANT, Installation
 from tests.integration.agent_runner.model_server import Connection, ModelServer, model_server
 from tests.integration.client.sluice import Sluice
 from tests.searching import Search
@@ -42,6 +43,11 @@ from tests.searching import Search
 SAID = f"agent.events.{QUEUE}"
 LIKE_A_TOKEN = re.compile(rb"hv[sbr]\.[A-Za-z0-9_-]{24,}")
 """So the services' own logins are looked for, which nobody can open, and what SecretIDs are handed over in."""
+
+WRITTEN_ON = {"told to revoke": "token.commands", "told as an error": "signals", "told as a violation": "signals"}
+"""Keys that people and other systems write where they should not, and the topic on which they stand as written."""
+
+REDACTED = "[redacted:api-key]"
 
 FIRST = "canaries"
 """The first pipeline's dedupe key, so that its id is known before it runs."""
@@ -141,8 +147,21 @@ def plant(there: Installation) -> dict[str, str]:
     return planted
 
 
-def run_all(there: Installation, visible: str) -> list[str]:
-    """Pipelines that succeed and ask, fail, retry and break their budget, are refused, are revoked."""
+def as_written(place: Place, name: str) -> bool:
+    """Whether a place is the topic on which somebody wrote a key: it stands there, and nowhere else."""
+    topic = WRITTEN_ON.get(name, "")
+    is_segment = place.kind == "segment" and Path(place.name).parent.name.startswith(f"{PREFIX}{topic}-")
+    return bool(topic) and ((place.kind, place.name) == ("topic", topic) or is_segment)
+
+
+def run_all(there: Installation, visible: str, keys: Mapping[str, str]) -> list[str]:
+    """Pipelines that succeed and ask, fail, retry and break their budget, are refused, are revoked.
+
+    Args:
+        there: Where they run.
+        visible: What is no secret.
+        keys: What people and other systems write into commands and signals, by the names of `WRITTEN_ON`.
+    """
 
     def task(**more: object) -> TaskSpec:
         return TaskSpec(id="t", objective=f"work on {visible}", role="researcher", **more)  # type: ignore[arg-type]
@@ -164,12 +183,19 @@ def run_all(there: Installation, visible: str) -> list[str]:
         assert there.await_event(pipeline, PipelineFailed).data.reason == "error_budget_exceeded"
         assert there.events(pipeline, AlertRaised, "alerts")
         assert there.events(pipeline, HandoffReported, "reports")
-    revoked = submit(
-        there.scenario("long", FAILS.replace("missing.txt", "handoff.md").replace("delay_ms: 20", "delay_ms: 500"))
-    )
+    long = there.scenario("long", FAILS.replace("missing.txt", "handoff.md").replace("delay_ms: 20", "delay_ms: 500"))
+    calm = FAILS.replace("name: read_file, arguments: {path: missing.txt}", "name: list_files")
+    revoked, violates = submit(long), submit(there.scenario("calm", calm.replace("delay_ms: 20", "delay_ms: 700")))
     there.await_event(revoked, AgentTurnFinished, topic=SAID)
-    tell(there, "token.commands", revoked, TokenRevoke(detail=f"about {visible}"))
+    tell(there, "token.commands", revoked, TokenRevoke(detail=f"about {visible}: {keys['told to revoke']}"))
     there.await_event(revoked, PipelineFailed)
+    assert REDACTED in there.await_event(revoked, TokenRevoked, topic="token.events").data.detail
+    there.await_event(violates, AgentTurnFinished, topic=SAID)
+    tell(there, "signals", violates, ErrorReported(code="seen", detail=f"a key: {keys['told as an error']}"))
+    violation = ViolationReported(policy="egress", severity="CRITICAL", detail=f"sent {keys['told as a violation']}")
+    tell(there, "signals", violates, violation)
+    assert there.await_event(violates, PipelineFailed).data.reason == "policy_violation"
+    assert REDACTED in there.await_event(violates, AlertRaised, topic="alerts").data.detail
     unknown = there.submit(
         Plan(objective=visible, tasks=(task().model_copy(update={"role": "nobody"}),), model="tells")
     )
@@ -178,14 +204,15 @@ def run_all(there: Installation, visible: str) -> list[str]:
     there.spawned.discard(unknown)
     there.await_ends()
     assert not there.events(free, AgentGrantOpened, SAID)
-    return [asks, refused, ill, breaks, revoked, unknown, free]
+    return [asks, refused, ill, breaks, revoked, violates, unknown, free]
 
 
 @pytest.mark.covers("V4", "V7", "O1", "O5", "W3")
 @pytest.mark.timeout(600)
 def test_no_secret_stands_anywhere(there: Installation, models: ModelServer, visible: str) -> None:
     planted = plant(there)
-    pipelines = run_all(there, visible)
+    keys = {name: f"sk-or-v1-{secrets.token_hex(32)}" for name in WRITTEN_ON}
+    pipelines = run_all(there, visible, keys)
     asked_with = {request.headers["authorization"] for request in models.requests}
     assert asked_with == {f"Bearer {planted['model-key']}"}, "the models were told the key, and told it"
     end = f"SELECT count() AS n FROM log WHERE type = 'pipeline.completed' AND pipeline_id = '{pipelines[-1]}'"
@@ -196,21 +223,25 @@ def test_no_secret_stands_anywhere(there: Installation, models: ModelServer, vis
     assert all(f"token of agent {agent}, attempt 1" in tokens for agent in opened)
     kept = [name for name in tokens if name.startswith("kept")]
     assert len(kept) > len(opened), "the agents', and the pipelines' own"
-    planted |= tokens
+    planted |= tokens | keys
     assert all(len(one) >= 16 for one in planted.values())
 
     search, word = Search(planted), Search({"visible": visible})
     found: dict[str, set[str]] = defaultdict(set)
     seen: dict[str, int] = defaultdict(int)
-    audited = False
+    audited, written = False, set[str]()
     for place in everywhere(there, pipelines):
         for name in search(place.body):
-            found[f"{place.kind} {place.name}"].add(name)
+            if as_written(place, name):
+                written.add(name)
+            else:
+                found[f"{place.kind} {place.name}"].add(name)
         if LIKE_A_TOKEN.search(place.body):
             found[f"{place.kind} {place.name}"].add("what looks like a token of Vault")
         seen[place.kind] += bool(word(place.body))
         audited |= place.name == "vault/audit.log" and b"hmac-sha256:" in place.body
     assert found == {}
+    assert written == set(WRITTEN_ON)
     assert audited
     kinds = {"topic", "segment", "file", "row", "http", "cli", "process"}
     assert {kind for kind, count in seen.items() if count} == kinds, "what is written there is found there"

@@ -54,7 +54,7 @@ class BrokerInstance:
         self.schedule = Schedule(self.holdings, places=4, ready=self._ready)
         self.reconciler = Reconciler(
             vault, clock, self.holdings, self.schedule, Metrics("simulation", name),
-            inject=self.inject, ready=self._ready, partition_of=self._partition_of, settled_ms=0,
+            inject=self.inject, ready=self._ready, partition_of=self._partition_of, settled_ms=0, slice_count=3,
         )  # fmt: skip
         self._decider = decider
         self._vault = vault

@@ -20,6 +20,7 @@ import pytest
 from sluice_contracts import codec
 from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
+from sluice_contracts.messages.agent import AgentGrantRefused
 from sluice_contracts.messages.token import Grant
 from sluice_runtime.broker import TopicPartition
 from sluice_runtime.kafka.broker import KafkaBroker
@@ -58,13 +59,17 @@ class There:
             sealed, token = self.vault.grant(QUEUE, f"pipeline-{agent_id}/{agent_id}/1")
             given = Grant(sealed=sealed, accessor=f"accessor-{agent_id}", expires_at_ms=FOREVER_MS)
             self.planted.append(token)
+        await self.take(agent_id, given, **changes)
+        return token
+
+    async def take(self, agent_id: str, grant: Grant | None, **changes: Any) -> None:
+        """Gives a task with this grant."""
         spec = task(role="researcher", **changes)
-        run = agent_run(spec, agent_id=agent_id, deadline_at_ms=FOREVER_MS, grant=given)
+        run = agent_run(spec, agent_id=agent_id, deadline_at_ms=FOREVER_MS, grant=grant)
         event: CloudEvent[Message] = CloudEvent(
             str(uuid.uuid4()), "spawner", "acme", f"pipeline-{agent_id}", 1_800_000_000_000, run
         )
         await self.broker.append(codec.encode(event, topic=f"agent.tasks.{QUEUE}", key=agent_id))
-        return token
 
     async def records(self, *topics: str) -> list[Record]:
         found: list[Record] = []
@@ -257,6 +262,25 @@ def test_canaries_of_tokens_and_keys_are_found_nowhere(kafka: TestKafka, vault: 
     asyncio.run(scenario())
 
 
+@pytest.mark.covers("V4", "V7")
+def test_a_grant_of_another_attempt_is_refused_and_told(kafka: TestKafka, vault: RealVault, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with started(kafka, vault, tmp_path) as there:
+            sealed, token = vault.grant(QUEUE, "pipeline-a/a/2")
+            await there.take("a", Grant(sealed=sealed, accessor="accessor-a", expires_at_ms=FOREVER_MS))
+            started_, refused, failed = await there.until("a", "agent.failed")
+            assert (started_.type, refused.type) == ("agent.attempt_started", "agent.grant_refused")
+            assert isinstance(refused.data, AgentGrantRefused)
+            assert refused.data.accessor == "accessor-a"
+            assert refused.data.problem.code == "grant_refused"
+            assert refused.data.problem == failed.data.problem  # type: ignore[attr-defined]
+            said = b"".join(record.value or b"" for record in await there.records(f"agent.events.{QUEUE}"))
+            for secret in (token, sealed):
+                assert secret.encode() not in said
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.covers("W3", "P3")
 def test_one_rule_says_which_key_is_used(kafka: TestKafka, vault: RealVault, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(FILE_KEY)
@@ -340,10 +364,7 @@ def test_a_sealed_vault_keeps_only_those_waiting_that_need_it(
             sealed, _ = vault.grant(QUEUE, "pipeline-b/b/1")
             vault.server.seal()
             try:
-                grant = Grant(sealed=sealed, accessor="b", expires_at_ms=FOREVER_MS)
-                run = agent_run(task(role="researcher"), agent_id="b", deadline_at_ms=FOREVER_MS, grant=grant)
-                event: CloudEvent[Message] = CloudEvent(str(uuid.uuid4()), "spawner", "acme", "pipeline-b", 1, run)
-                await there.broker.append(codec.encode(event, topic=f"agent.tasks.{QUEUE}", key="b"))
+                await there.take("b", Grant(sealed=sealed, accessor="b", expires_at_ms=FOREVER_MS))
                 assert "Vault is sealed" in (await until(503)).text
                 await there.run("c", grant=False)
                 await there.until("c", "agent.succeeded")

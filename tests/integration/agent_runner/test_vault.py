@@ -56,7 +56,7 @@ def asks(there: Any, scenario: Callable[[Vault], Awaitable[None]]) -> None:
         try:
             await scenario(vault)
         finally:
-            vault.close()
+            await vault.close()
 
     asyncio.run(run())
 
@@ -125,7 +125,7 @@ def test_a_token_whose_entity_is_gone_may_not_even_look_itself_up(there: Any) ->
     async def scenario(vault: Vault) -> None:
         token = await vault.open_grant("q", CONTEXT, sealed)
         for call in (vault.read_key(token, "openrouter"), vault.look_up(token)):
-            with pytest.raises(VaultRefused):
+            with pytest.raises((VaultRefused, TokenUnknown)):
                 await call
 
     asks(there, scenario)
@@ -190,9 +190,9 @@ def test_a_runner_that_vault_forgot_logs_in_anew_and_new_files_need_no_restart(r
         real.revoke(vault._connection._own.token.get_secret_value())
         opened = await asyncio.gather(*(vault.open_grant("q", CONTEXT, sealed) for _ in range(20)))
         assert {one.reveal() for one in opened} == {token}
+        await vault.close()
 
     asyncio.run(scenario())
-    vault.close()
 
 
 @pytest.mark.covers("V8")
@@ -258,7 +258,7 @@ def test_an_answer_that_lacks_what_was_asked_for_is_no_key_and_no_life(tmp_path:
                 await vault.read_key(Secret("hvs.canary"), "openrouter")
             with pytest.raises(VaultAway, match="no ttl"):
                 await vault.look_up(Secret("hvs.canary"))
-            vault.close()
+            await vault.close()
 
     asyncio.run(scenario())
 
@@ -275,7 +275,7 @@ def test_a_vault_that_hangs_keeps_no_more_than_its_own_threads_waiting(tmp_path:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-            vault.close()
+            await vault.close()
 
     asyncio.run(scenario())
 

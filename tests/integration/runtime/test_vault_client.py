@@ -207,6 +207,32 @@ def test_a_token_that_is_unknown_is_told_from_a_right_that_lacks(place: VaultPla
             connection.ask("GET", "x")
 
 
+@pytest.mark.covers("V5")
+@pytest.mark.parametrize(
+    ("refused", "looked_up", "kind"),
+    [
+        ("permission denied", errors(403, "permission denied"), TokenUnknown),
+        ("permission denied", errors(403, "permission denied", "invalid token"), TokenUnknown),
+        ("permission denied", http(200, {"data": {}}), VaultRefused),
+        ("1 error occurred:\n\t* permission denied\n\n", None, VaultRefused),
+    ],
+    ids=["gone", "ended since", "lives", "right lacks"],
+)
+def test_a_token_that_is_refused_in_bare_words_is_gone_unless_it_may_look_itself_up(
+    place: VaultPlace, refused: str, looked_up: bytes | None, kind: type[Exception]
+) -> None:
+    """OpenBao says nothing else of a token that does not live."""
+    answers = {"auth/token/lookup-self": looked_up, "x": errors(403, refused)}
+    with script(told(**answers)) as vault:
+        connection = connect(place, vault.url)
+        with pytest.raises(kind, match="permission denied") as caught:
+            connection.ask_with(OTHER, "GET", "x")
+        assert type(caught.value) is kind
+        assert vault.paths() == ["x", *(["auth/token/lookup-self"] if looked_up else [])]
+        with pytest.raises(VaultRefused):
+            connection.ask_with(NO_TOKEN, "GET", "x")
+
+
 @pytest.mark.covers("V8")
 @pytest.mark.parametrize("content", [None, b"", b"  \n", b"x" * 5_000, b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["role_id", "secret_id"])
@@ -300,3 +326,72 @@ def test_every_status_is_a_fault_that_the_services_know(place: VaultPlace) -> No
     for status in (one.value for one in HTTPStatus if one.value >= 400):
         with script(told(x=errors(status))) as vault, pytest.raises((VaultAway, VaultRefused)):
             connect(place, vault.url).ask("GET", "x")
+
+
+# The end
+
+
+@pytest.mark.covers("V4", "V8")
+def test_who_logs_out_leaves_no_login_and_only_its_own_ends(vault: RealVault) -> None:
+    connection, other = Connection(vault.place()), Connection(vault.place())
+    own, others = (one.ask("GET", "auth/token/lookup-self")["data"]["accessor"] for one in (connection, other))
+    assert {own, others} <= set(vault.admin.list("auth/token/accessors"))
+    connection.log_out()
+    left = set(vault.admin.list("auth/token/accessors"))
+    assert own not in left
+    assert others in left
+    with pytest.raises(VaultAway, match="logged out"):
+        connection.ask("GET", "auth/token/lookup-self")
+    other.log_out()
+
+
+def test_who_never_asked_has_nothing_to_end(place: VaultPlace) -> None:
+    with script(told()) as vault:
+        connect(place, vault.url).log_out()
+        assert vault.heard == []
+
+
+@pytest.mark.covers("V8")
+@pytest.mark.parametrize("answer", [errors(403, "permission denied", "invalid token"), errors(503, "sealed"), None])
+def test_a_login_that_vault_does_not_end_keeps_nobody(place: VaultPlace, answer: bytes | None) -> None:
+    with script(told(x=http(200, {}), **{"auth/token/revoke-self": answer})) as vault:
+        connection = connect(place, vault.url, timeout_s=0.3)
+        connection.ask("GET", "x")
+        connection.log_out()
+        assert vault.paths()[-1] == "auth/token/revoke-self"
+
+
+def refused(connection: Connection) -> bool:
+    try:
+        connection.ask("GET", "y")
+    except VaultAway as fault:
+        return "logged out" in str(fault)
+    return False
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_nobody_logs_out_while_a_call_is_under_way(place: VaultPlace, ends: bool) -> None:
+    """Neither do others ask meanwhile; and where the call does not end, the login stays."""
+    come, go = threading.Event(), threading.Event()
+
+    def answer(heard: Heard) -> bytes | None:
+        if heard[1] == "x":
+            come.set()
+            go.wait(UNTIL_S)
+        return told(x=http(200, {}), y=http(200, {}), **{"auth/token/revoke-self": http(200, {})})(heard)
+
+    with script(answer) as vault, ThreadPoolExecutor(2) as pool:
+        connection = connect(place, vault.url, timeout_s=UNTIL_S)
+        asking = pool.submit(connection.ask, "GET", "x")
+        assert come.wait(UNTIL_S)
+        leaving = pool.submit(connection.log_out, UNTIL_S if ends else 0.05)
+        until = time.monotonic() + UNTIL_S
+        while not refused(connection):
+            assert time.monotonic() < until
+        if not ends:
+            leaving.result(UNTIL_S)
+        assert "auth/token/revoke-self" not in vault.paths()
+        go.set()
+        assert asking.result(UNTIL_S) == {}
+        leaving.result(UNTIL_S)
+        assert ("auth/token/revoke-self" in vault.paths()) is ends

@@ -164,3 +164,24 @@ def test_tokens_are_renewed_before_they_end(make_world: object) -> None:
     wait_for("four renewals of each", renewed)
     assert works(world, token)
     assert not [one for one in world.events(pipeline) if one.type == "token.expired"]
+
+
+@pytest.mark.covers("V4", "V6")
+def test_a_broker_that_is_stopped_leaves_no_login_and_the_pipelines_their_tokens(world: World) -> None:
+    def logins() -> set[str]:
+        admin, found = world.vault.admin, set()
+        for accessor in admin.list("auth/token/accessors"):
+            data = admin.write("auth/token/lookup-accessor", {"accessor": accessor})["data"]
+            if "vault-broker" in data["policies"]:
+                found.add(accessor)
+        return found
+
+    before = logins()
+    process = world.start()
+    pipeline = str(uuid.uuid4())
+    world.request(pipeline, "agent-1")
+    token = opened(world, world.granted(pipeline, "agent-1"), pipeline)
+    assert logins() > before
+    assert process.stop() == 0
+    assert logins() <= before
+    assert works(world, token)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -22,6 +23,8 @@ from tests.integration.vault_broker.service import World, wait_for
 
 KILLS = 20
 AWAY_S = 2.0
+ROUNDS = 5
+"""In which what a reconciler does not know comes to be settled, is looked up, and would be told."""
 
 
 def living(world: World) -> set[str]:
@@ -139,6 +142,24 @@ def test_tokens_that_end_while_vault_is_away_are_told_and_replaced(make_world: C
     wait_for("Vault to hold what the log says", lambda: agreed(world))
 
 
+def wait_for_rounds(world: World, brokers: int) -> None:
+    """Until so many brokers have each looked through all tokens some times from now on, as Vault's audit file says."""
+    file = world.vault.server.audit_file
+    begin = file.stat().st_size
+
+    def looked() -> bool:
+        lists: Counter[str] = Counter()
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            for entry in (json.loads(line) for line in opened if line.endswith(b"\n")):
+                listed = entry["request"]["path"].rstrip("/") == "auth/token/accessors"
+                if entry["type"] == "response" and listed and "vault-broker" in entry["auth"]["policies"]:
+                    lists[entry["auth"]["accessor"]] += 1
+        return sum(count >= ROUNDS for count in lists.values()) >= brokers
+
+    wait_for(f"{ROUNDS} rounds of {brokers} brokers", looked)
+
+
 @pytest.mark.covers("V6")
 def test_installations_on_one_vault_leave_each_other_alone(make_world: Callable[..., World]) -> None:
     worlds = [make_world(), make_world()]
@@ -148,7 +169,7 @@ def test_installations_on_one_vault_leave_each_other_alone(make_world: Callable[
         world.request(pipeline, "agent-1")
     for world, pipeline in zip(worlds, pipelines, strict=True):
         world.granted(pipeline, "agent-1")
-    time.sleep(3)  # some rounds of both
+    wait_for_rounds(worlds[0], brokers=2)
     assert all(not world.all(TokenRevoked) for world in worlds)
     worlds[0].say(pipelines[0], TokenRevoke(reason="pipeline_ended"))
     worlds[0].revoked(pipelines[0], None)
@@ -157,7 +178,7 @@ def test_installations_on_one_vault_leave_each_other_alone(make_world: Callable[
     worlds[1].revoked(pipelines[1], None)
     worlds[1].request(pipelines[1], "agent-1", 2)
     worlds[1].granted(pipelines[1], "agent-1", 2)
-    time.sleep(3)
+    wait_for_rounds(worlds[1], brokers=2)
     assert not worlds[1].all(TokenExpired)
     assert set(worlds[1].live()) >= living(worlds[1]) != set()
 

@@ -10,13 +10,14 @@ import pytest
 from sluice_agent_runner.domain.conversation import ModelReply, ModelRequest
 from sluice_agent_runner.domain.secret import Secret
 from sluice_agent_runner.ports import Caller, ModelRefused, NoKey, VaultRefused
-from sluice_contracts.messages.agent import AgentStop
+from sluice_contracts.messages.agent import AgentGrantRefused, AgentStop
 from sluice_contracts.messages.token import Grant
 from tests.unit.agent_runner.builders import NOW_MS, call, finish, reply, task, until
 from tests.unit.agent_runner.runner_world import Models, World, in_world
 from tests.unit.agent_runner.vault_double import AWAY, VaultDouble
 
 OPENED = ["agent.attempt_started", "agent.grant_opened"]
+REFUSED = ["agent.attempt_started", "agent.grant_refused", "agent.failed"]
 
 
 class KeyedModels(Models):
@@ -43,6 +44,15 @@ def keyed(world: World) -> KeyedModels:
 def failure(world: World, agent: str = "a") -> tuple[str, bool]:
     (failed,) = [one for one in world.log.events if one.type == "agent.failed" and one.data.agent_id == agent]  # type: ignore[attr-defined]
     return failed.data.problem.code, failed.data.retryable  # type: ignore[attr-defined]
+
+
+def refusal(world: World, agent: str = "a") -> AgentGrantRefused:
+    """What was said before the attempt failed, with the same problem."""
+    assert world.log.types(agent) == REFUSED
+    _, refused, failed = [one.data for one in world.log.events if one.type in REFUSED]
+    assert isinstance(refused, AgentGrantRefused)
+    assert refused.problem == failed.problem  # type: ignore[attr-defined]
+    return refused
 
 
 @pytest.mark.covers("V4", "V7")
@@ -76,7 +86,7 @@ def test_a_task_without_a_grant_and_one_that_must_see_no_secrets_never_ask_vault
     in_world(scenario, vault=VaultDouble())
 
 
-@pytest.mark.covers("V4", "W10")
+@pytest.mark.covers("V4", "V7", "W10")
 @pytest.mark.parametrize(
     ("changes", "code", "retryable"),
     [
@@ -97,8 +107,22 @@ def test_a_grant_that_is_not_this_attempt_s_fails_it_before_any_call(
         await world.task("a", grant=grant)
         await world.log.until("agent.failed")
         assert failure(world) == (code, retryable)
+        refused = refusal(world)
+        assert (refused.problem.code, refused.accessor, refused.runner_id) == (code, "x", "runner-1")
         assert world.models.requests == []
-        assert token not in repr(world.log.events)
+        for secret in (token, sealed, grant.sealed):
+            assert secret not in repr(world.log.events)
+
+    in_world(scenario, vault=VaultDouble())
+
+
+@pytest.mark.covers("V7", "O7")
+def test_what_is_told_of_a_refused_grant_is_redacted() -> None:
+    async def scenario(world: World) -> None:
+        world.vault.failing = VaultRefused("transit/decrypt: not with CANARY")
+        await world.granted("a")
+        await world.log.until("agent.failed")
+        assert "CANARY" not in refusal(world).problem.detail
 
     in_world(scenario, vault=VaultDouble())
 
@@ -122,7 +146,7 @@ def test_a_vault_that_is_away_is_waited_for_and_others_have_the_place_meanwhile(
     in_world(scenario, slots=1, vault=VaultDouble())
 
 
-@pytest.mark.covers("V8")
+@pytest.mark.covers("V7", "V8")
 @pytest.mark.parametrize(("life_s", "deadline_s"), [(30, 300), (3_600, 40)])
 def test_the_wait_for_vault_ends_with_the_grant_or_the_deadline(life_s: int, deadline_s: int) -> None:
     async def scenario(world: World) -> None:
@@ -131,6 +155,8 @@ def test_the_wait_for_vault_ends_with_the_grant_or_the_deadline(life_s: int, dea
         await world.log.until("agent.failed")
         assert failure(world) == ("vault_unavailable", True)
         assert world.time.now_ms() - NOW_MS == min(life_s, deadline_s) * 1_000
+        assert refusal(world).problem.code == "vault_unavailable"
+        assert refusal(world).latency_ms == min(life_s, deadline_s) * 1_000
         assert len(world.vault.asked) < 20, "ever less often"
         await world.until_free()
 

@@ -40,32 +40,51 @@ Told = dict[str, Any]
 def expected(stream: Sequence[Heard], heard_ms: int, progress_ms: int = 60_000) -> list[Told]:
     """The alerts of one pipeline's stream, in their order, once it was heard until `heard_ms`."""
     told: list[Told] = []
-    for end in range(1, len(stream) + 1):
-        gone = stream[: end - 1]
-        quiet_ms = stream[end - 1].appended_ms - max((one.appended_ms for one in gone), default=0)
-        if gone and quiet_ms >= LATE + MINUTE and not told and not _watched(gone):
-            return expected(stream[end - 1 :], heard_ms, progress_ms)  # another life of the id
-        now = max(one.appended_ms for one in stream[:end])
-        told += _stuck(stream[: end - 1], now, stream[end - 1].progress_ms, told)
-        told += _broken(stream[:end], told)
+    kept: list[Heard] = []
+    for number, one in enumerate(stream):
+        quiet_ms = one.appended_ms - max((other.appended_ms for other in kept), default=0)
+        if kept and quiet_ms >= LATE + MINUTE and not told and not _watched(kept):
+            return expected(stream[number:], heard_ms, progress_ms)  # another life of the id
+        if _is_foreign(kept, one):
+            continue
+        kept.append(one)
+        now = max(other.appended_ms for other in kept)
+        told += _stuck(kept[:-1], now, one.progress_ms, told)
+        told += _broken(kept, told)
         if told and told[-1]["action"] == "revoke_pipeline":
             return told
-    return told + _stuck(stream, heard_ms, progress_ms, told)
+    return told + _stuck(kept, heard_ms, progress_ms, told)
+
+
+def _claims(stream: Sequence[Heard]) -> list[str]:
+    """What the spawner says, in its order, of whose the pipeline is."""
+    watches = [one.event for one in stream if isinstance(one.event.data, WatchChanged)]
+    return [one.tenant for one in watches if one.source.startswith("spawner")]
+
+
+def _is_foreign(gone: Sequence[Heard], one: Heard) -> bool:
+    claimed = _claims(gone)
+    return bool(claimed) and not _claims([one]) and one.event.tenant not in (claimed[-1], "system")
+
+
+def _tenant(stream: Sequence[Heard]) -> str:
+    """By the spawner; of a pipeline of which it said nothing, by the last signal that names a tenant."""
+    named = [one.event.tenant for one in stream if one.event.tenant != "system"]
+    return [*["system"], *named, *_claims(stream)][-1]
 
 
 def _broken(stream: Sequence[Heard], told: Sequence[Told]) -> list[Told]:
-    since_ms, last, found = stream[0].appended_ms, stream[-1], []
+    last, found = stream[-1], []
     data = last.event.data
     if isinstance(data, ViolationReported) and data.severity == "CRITICAL":
-        return [_alert(since_ms, last, "policy_violation", "revoke_pipeline", 1, 0, 0, [last.event.id])]
+        return [_alert(stream, "policy_violation", "revoke_pipeline", 1, 0, 0, [last.event.id])]
     if isinstance(data, ErrorReported):
         window = _window(stream, errors=True, begin=-1)
         if window is not None and len(window) > last.errors:
             ids = [one.event.id for one in window]
             return [
                 _alert(
-                    since_ms,
-                    last,
+                    stream,
                     "error_budget_exceeded",
                     "revoke_pipeline",
                     len(window),
@@ -80,7 +99,7 @@ def _broken(stream: Sequence[Heard], told: Sequence[Told]) -> list[Told]:
         count = sum(_calls(one) for one in window or ())
         if window is not None and count > last.calls:
             ids, action = [one.event.id for one in window], "throttle" if throttled is None else "revoke_pipeline"
-            found = [_alert(since_ms, last, "api_call_budget_exceeded", action, count, last.calls, MINUTE, ids[-16:])]
+            found = [_alert(stream, "api_call_budget_exceeded", action, count, last.calls, MINUTE, ids[-16:])]
     return found
 
 
@@ -154,7 +173,7 @@ def _stuck(stream: Sequence[Heard], now: int, limit: int, told: Sequence[Told]) 
                     "id": identity, "condition": "no_progress", "action": "revoke_agent", "agent_id": agent,
                     "attempt": number, "observed": limit + 1, "limit": limit, "window_ms": limit,
                     "evidence": [cause.event.id], "breached_at_ms": deadline, "detail": detail,
-                    "tenant": watch.event.tenant, "cause": cause.event.id,
+                    "tenant": _tenant(stream), "cause": cause.event.id,
                 }
             )  # fmt: skip
     return sorted(found, key=lambda one: (one["breached_at_ms"], one["agent_id"]))
@@ -166,8 +185,7 @@ def _order(watch: Heard) -> tuple[int, int, bool]:
 
 
 def _alert(
-    since_ms: int,
-    last: Heard,
+    stream: Sequence[Heard],
     condition: str,
     action: str,
     observed: int,
@@ -175,6 +193,7 @@ def _alert(
     window_ms: int,
     evidence: list[str],
 ) -> Told:
+    last = stream[-1]
     event = last.event
     part = {"throttle": ["throttle"], "revoke_pipeline": ["revoke"]}[action] if "api" in condition else []
     what = "errors" if condition == "error_budget_exceeded" else "API calls"
@@ -182,10 +201,11 @@ def _alert(
     if isinstance(event.data, ViolationReported):
         detail = f"CRITICAL violation of {event.data.policy}" + (f": {event.data.detail}" if event.data.detail else "")
     return {
-        "id": derived_id("alert", event.subject, since_ms, condition, *part), "condition": condition, "action": action,
+        "id": derived_id("alert", event.subject, stream[0].appended_ms, condition, *part),
+        "condition": condition, "action": action,
         "agent_id": None, "attempt": None, "observed": observed, "limit": limit, "window_ms": window_ms,
         "evidence": evidence, "breached_at_ms": last.at, "detail": detail,
-        "tenant": event.tenant, "cause": event.id,
+        "tenant": _tenant(stream), "cause": event.id,
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ TENANTS = ("acme", "other")
 
 
 class Signals:
-    """Signals of some pipelines, about as many as break a budget, some late, some again.
+    """Signals of some pipelines, about as many as break a budget, some late, some again, some of another
+    tenant than the pipeline's.
 
     Args:
         seed: The same seed makes the same pipelines and the same course.
@@ -45,9 +46,12 @@ class Signals:
             return draw.choice(self._said)
         number = draw.randrange(len(self.pipelines))
         age_ms = draw.choice([0, 0, draw.randrange(5_000), draw.randrange(240_000), draw.choice([299_000, 400_000])])
+        data, is_foreign = self._data(number), draw.random() < 0.05
+        source = "spawner" if isinstance(data, WatchChanged) else "runner/1"
+        tenant = TENANTS[(number + (is_foreign and source != "spawner")) % 2]
         event = CloudEvent(
-            str(uuid.UUID(int=draw.getrandbits(128), version=4)), "runner/1", TENANTS[number % 2],
-            self.pipelines[number], self._clock.now_ms() - age_ms, self._data(number),
+            str(uuid.UUID(int=draw.getrandbits(128), version=4)), source, tenant, self.pipelines[number],
+            self._clock.now_ms() - age_ms, data,
         )  # fmt: skip
         self._said.append(event)
         return event

@@ -76,18 +76,29 @@ def spawning(teller: Teller, cause: str | None = None, **labels: str) -> Iterato
     yield teller.spawner(pipeline.AgentStateChanged(agent_id=agent_id, from_state="CREATED", to_state="BUSY"))
 
 
-def turn(teller: Teller, number: int, attempt: int = 1, tokens: int = 100) -> CloudEvent[Message]:
+def turn(
+    teller: Teller, number: int, attempt: int = 1, tokens: int = 100, transcript: ArtifactRef = TRANSCRIPT
+) -> CloudEvent[Message]:
     call = agent.ToolCall(
         call_id=f"c{number}", name="read", arguments={"path": "a.log"}, result=Body(text="line 1"), duration_ms=3
     )
     return teller.runner(
         agent.AgentTurnFinished(
-            agent_id=teller.agent_id, attempt=attempt, runner_id="r1", turn=number, transcript=TRANSCRIPT,
+            agent_id=teller.agent_id, attempt=attempt, runner_id="r1", turn=number, transcript=transcript,
             provider="scripted", model="m1", finish_reason="tool_calls",
             usage=Usage(input_tokens=tokens, output_tokens=10, cost_usd=0.5), model_ms=20,
             prompt=Body(text="what is in a.log?"), response=Body(text="I read it."), tool_calls=(call,),
         )
     )  # fmt: skip
+
+
+def refusing(teller: Teller, event: CloudEvent[Message]) -> CloudEvent[Message]:
+    """Says that what an attempt told does not count."""
+    problem = Problem(code="attempt_refused", detail="it is not the one that counts")
+    refused = pipeline.AgentAttemptRefused(
+        agent_id=teller.agent_id, attempt=1, refused_id=event.id, refused_type=event.type, problem=problem
+    )
+    return teller.spawner(refused, event.id)
 
 
 def losing(teller: Teller) -> Iterator[CloudEvent[Message]]:

@@ -16,7 +16,9 @@ from sluice_observability.domain.budget_state import FORGET_MS, Pipeline, Signal
 from sluice_observability.domain.budgets import due, next_look_ms, observe, settle
 from tests.unit.observability.budget_oracle import Heard, Told, expected, told
 
-PIPELINE, TENANT = "pipeline-1", "acme"
+PIPELINE = "pipeline-1"
+TENANTS = ["acme", "acme", "other", "system"]
+SOURCES = st.sampled_from(["test", "spawner/1"])
 START = 1_800_000_000_000
 
 AGENTS = st.sampled_from(["a", "a", "b"])
@@ -36,15 +38,16 @@ LIMITS = [(5, 100, 60_000), (2, 100, 60_000), (1, 50, 60_000), (0, 30, 20_000), 
 
 
 @st.composite
-def streams(draw: st.DrawFn, *, changing: bool = False) -> list[Heard]:
-    """Records of one pipeline as Kafka has them: late, out of order, repeated, and some from the future."""
+def streams(draw: st.DrawFn, *, changing: bool = False, mixed: bool = False) -> list[Heard]:
+    """Records of a pipeline as Kafka has them: late, out of order, repeated, some from the future; `mixed` tenants."""
     kinds = draw(KINDS)
     moments = st.sampled_from(draw(st.lists(st.sampled_from(EDGES), min_size=1, max_size=4)))
     data: st.SearchStrategy[Message] = st.sampled_from(kinds).flatmap(lambda kind: kind)
-    made = draw(st.lists(st.tuples(moments, data, st.sampled_from([None, 0, 1])), min_size=1, max_size=12))
+    tenants = st.sampled_from(TENANTS if mixed else ["acme"])
+    each = st.tuples(moments, data, st.sampled_from([None, 0, 1]), SOURCES, tenants)
     events = [
-        CloudEvent(f"e{number:02}", "test", TENANT, PIPELINE, START + at, one, sequence=sequence)
-        for number, (at, one, sequence) in enumerate(made)
+        CloudEvent(f"e{number:02}", source, tenant, PIPELINE, START + at, one, sequence=sequence)
+        for number, (at, one, sequence, source, tenant) in enumerate(draw(st.lists(each, min_size=1, max_size=12)))
     ]
     limits = st.sampled_from(draw(st.lists(st.sampled_from(LIMITS), min_size=1, max_size=3 if changing else 1)))
     appended, stream = START, []
@@ -72,7 +75,9 @@ def run(stream: Sequence[Heard], heard_ms: int, looks: Sequence[int] = (), *, st
 @pytest.mark.covers("V5", "O4")
 @settings(max_examples=600)
 @given(
-    stream=streams(changing=True), more=st.sampled_from([0, 1, 60_999, 61_000, 61_001, 61_002, 100_000]), data=st.data()
+    stream=streams(changing=True, mixed=True),
+    more=st.sampled_from([0, 1, 60_999, 61_000, 61_001, 61_002, 100_000]),
+    data=st.data(),
 )
 def test_what_is_told_is_what_the_oracle_tells(stream: list[Heard], more: int, data: st.DataObject) -> None:
     """No false and no missed breach, the same contents in the same order, whenever timers are looked at."""
@@ -123,7 +128,7 @@ def test_signals_that_are_read_again_after_a_crash_tell_nothing_new(
 
 
 @settings(max_examples=300)
-@given(stream=streams(changing=True))
+@given(stream=streams(changing=True, mixed=True))
 def test_between_looks_there_is_nothing_to_do(stream: list[Heard]) -> None:
     pipeline = Pipeline()
     for one in stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from sluice_contracts.envelope import CloudEvent
@@ -10,12 +12,13 @@ from sluice_contracts.messages.alert import AlertRaised, BudgetSet
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported, WatchChanged
 from sluice_observability.domain.budget_limits import PIPELINES_MAX_COUNT, Budgets, Limits
 from sluice_observability.domain.budget_state import AGENTS_MAX_COUNT, FORGET_MS, HORIZON_MS, Pipeline, Signal
-from sluice_observability.domain.budgets import Outcome, due, observe, settle
+from sluice_observability.domain.budgets import Outcome, due, observe, settle, tenant_of
 from sluice_spawner.domain.policy import SpawnerPolicy
 
 START = 1_800_000_000_000
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ERROR = ErrorReported(code="timeout")
+KEY = f"sk-or-v1-{'0123456789abcdef' * 4}"
 
 
 def signal(data: Message, at: int, identity: str | None = None, *, appended: int | None = None) -> Signal:
@@ -81,6 +84,64 @@ def test_an_alert_says_what_broke_it() -> None:
         evidence=("e0", "e1", "e2", "e3", "e4", "e5"), breached_at_ms=START + 5,
         detail="6 errors within 60 s; 5 are allowed",
     )  # fmt: skip
+
+
+def by(one: Signal, tenant: str, source: str = "siem") -> Signal:
+    return Signal(dataclasses.replace(one.event, tenant=tenant, source=source), one.appended_ms)
+
+
+@pytest.mark.covers("V5", "P14")
+@pytest.mark.parametrize(
+    ("claimed", "tenant", "alert_tenant"),
+    [
+        (False, "other", "other"),  # the spawner has said nothing yet
+        (True, "other", None),
+        (True, "acme", "acme"),
+        (True, "system", "acme"),  # the installation itself
+    ],
+)
+def test_a_watched_pipeline_is_ended_by_its_tenant_s_signals_alone(
+    claimed: bool, tenant: str, alert_tenant: str | None
+) -> None:
+    watch = WatchChanged(agent_id="a", attempt=1, watched=True)
+    known = fold([by(signal(watch, 0), "acme", "spawner/s1" if claimed else "runner/1")])
+    violation = by(signal(ViolationReported(policy="egress", severity="CRITICAL"), 1), tenant)
+    found = observe(known.pipeline, violation, Limits())
+    assert [one.tenant for one in found.alerts] == ([alert_tenant] if alert_tenant else [])
+    assert found.pipeline.revoked is bool(alert_tenant)
+    assert found.unheeded == (None if alert_tenant else "other_tenant")
+    assert tenant_of(known.pipeline, violation) == (alert_tenant or "acme"), "nor are its limits another's"
+    if not alert_tenant:
+        assert found.pipeline is known.pipeline
+
+
+@pytest.mark.covers("V5", "P14")
+def test_the_spawner_s_word_counts_whoever_spoke_before_and_of_what_has_ended() -> None:
+    watch = WatchChanged(agent_id="a", attempt=1, watched=True)
+    began = [by(signal(ERROR, 0), "other"), by(signal(watch, 1), "acme", "spawner")]
+    violation = signal(ViolationReported(policy="egress", severity="CRITICAL"), 2)
+    ended = fold([*began, violation])
+    assert [one.tenant for one in ended.alerts] == ["acme"]
+    late = by(signal(ERROR, FORGET_MS), "other")
+    assert observe(ended.pipeline, late, Limits()) == Outcome(ended.pipeline, unheeded="other_tenant")
+    another = observe(ended.pipeline, by(signal(ERROR, FORGET_MS + 2), "other"), Limits()).pipeline
+    assert (another.tenant, another.claimed) == ("other", False), "another life of the id"
+
+
+@pytest.mark.covers("V4", "V5")
+@pytest.mark.parametrize(
+    ("policy", "detail", "told"),
+    [
+        ("egress", f"it sent {KEY}", "CRITICAL violation of egress: it sent [redacted:api-key]"),
+        (KEY, "", "CRITICAL violation of [redacted:api-key]"),
+        ("egress", f"password=1 {'x' * 3_980}", "CRITICAL violation of egress: password=[redacted:password] xx"),
+    ],
+)
+def test_an_alert_holds_no_secret_of_whoever_reports_a_violation(policy: str, detail: str, told: str) -> None:
+    violation = ViolationReported(policy=policy, severity="CRITICAL", detail=detail)
+    (alert,) = fold([signal(violation, 0)]).alerts
+    assert alert.data.detail.startswith(told)
+    assert AlertRaised.model_validate(alert.data.model_dump()) == alert.data
 
 
 @pytest.mark.covers("V5")

@@ -8,13 +8,26 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from sluice_contracts import topics
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
 from sluice_observability.domain import read_model
 from sluice_observability.domain.read_model import ReadModel
-from tests.unit.observability.events import START_MS, Teller, failing, finishing, losing, spawning, turn, whole_life
+from sluice_observability.domain.told_turns import TOLD_MAX_COUNT
+from sluice_observability.domain.views import PipelineView
+from tests.unit.observability.events import (
+    START_MS,
+    Teller,
+    failing,
+    finishing,
+    losing,
+    refusing,
+    spawning,
+    turn,
+    whole_life,
+)
 
 PIPELINE = "11111111-1111-4111-8111-111111111111"
 
@@ -64,12 +77,44 @@ def test_a_turn_counts_once_and_the_spawners_sums_count_in_the_end() -> None:
     assert (one.turns, one.usage.input_tokens) == (2, 200)
 
 
+@pytest.mark.parametrize("refused_first", [False, True])
+def test_a_turn_that_was_refused_counts_for_nothing(refused_first: bool) -> None:
+    """A late turn of an attempt that is over: it is no checkpoint, and its tokens are nobody's."""
+    teller = Teller(PIPELINE)
+    events = [*spawning(teller), turn(teller, 1), turn(teller, 2)]
+    right = folded(events).pipeline(PIPELINE)
+    late = turn(teller, 3, tokens=9_999)
+    told = [late, refusing(teller, late)]
+    view = folded([*events, *(reversed(told) if refused_first else told), late]).pipeline(PIPELINE)
+    assert view is not None
+    assert right is not None
+    one, before = view.agents[teller.agent_id], right.agents[teller.agent_id]
+    assert (one.turns, one.usage, one.transcript, one.turn_finished_at_ms) == (
+        before.turns, before.usage, before.transcript, before.turn_finished_at_ms
+    )  # fmt: skip
+    assert one.messages_refused == 1
+
+
+def test_of_many_turns_only_the_newest_are_kept() -> None:
+    teller = Teller(PIPELINE)
+    turns = [turn(teller, number) for number in range(1, 3 * TOLD_MAX_COUNT)]
+    late = turn(teller, 3 * TOLD_MAX_COUNT)
+    view = folded([*spawning(teller), *turns, late, *turns[:3], refusing(teller, late)]).pipeline(PIPELINE)
+    assert view is not None
+    one = view.agents[teller.agent_id]
+    assert len(one.turns_told) <= TOLD_MAX_COUNT
+    assert (one.turns, one.usage.input_tokens) == (len(turns), 100 * len(turns))
+    assert one.turn_finished_at_ms == turns[-1].time_ms
+    assert b"settled" not in TypeAdapter(PipelineView).dump_json(view)
+
+
 @given(seed=st.integers(0, 2**32))
 def test_repetition_and_order_between_topics_change_nothing(seed: int) -> None:
     draw = random.Random(seed)
     teller = Teller(PIPELINE)
-    decided = [*spawning(teller), *losing(teller), *(finishing(teller) if draw.random() < 0.5 else ())]
     turns = [turn(teller, 1), turn(teller, 2, attempt=1, tokens=9_999), turn(teller, 2, attempt=2)]
+    refused = [refusing(teller, turns[1])] if draw.random() < 0.5 else []
+    decided = [*spawning(teller), *losing(teller), *refused, *(finishing(teller) if draw.random() < 0.5 else ())]
     expected = folded([*decided, *turns]).pipeline(PIPELINE)
     left, right = list(decided), list(turns)
     events: list[CloudEvent[Message]] = []

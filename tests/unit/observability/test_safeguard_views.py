@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 
 from sluice_contracts import codec, topics
+from sluice_contracts.messages.agent import AgentFailed, AgentGrantRefused
+from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Problem
-from sluice_contracts.messages.token import DeniedCommand, TokenDenied, TokenExpired, TokenRevoked
+from sluice_contracts.messages.token import (
+    DeniedCommand,
+    TokenDenied,
+    TokenExpired,
+    TokenGranted,
+    TokenRenew,
+    TokenRenewed,
+    TokenRevoke,
+    TokenRevoked,
+)
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.domain.read_model import ReadModel
+from sluice_observability.domain.reporting import Occasion, report_on
 from sluice_observability.domain.secrets import by_strangers, clean_bytes
 from tests.unit.observability.breaches import (
     FINDINGS,
@@ -21,7 +34,7 @@ from tests.unit.observability.breaches import (
     refused_findings,
 )
 from tests.unit.observability.doubles import Message
-from tests.unit.observability.events import Teller, failing, spawning
+from tests.unit.observability.events import TRANSCRIPT, Teller, failing, refusing, spawning, turn
 from tests.unit.observability.test_views import VIEWS, messages_of, stored
 
 SEALED = "c2VhbGVkLXNlY3JldA=="
@@ -53,9 +66,63 @@ def test_a_credentials_life_is_a_row(broken: tuple[ClickHouse, Teller]) -> None:
     ]  # fmt: skip
     rows = engine.rows("SELECT type, length(accessors), reason FROM credentials ORDER BY at, type")
     assert rows == [
-        ("token.request", 0, ""), ("token.granted", 1, ""), ("token.request", 0, ""), ("token.granted", 1, ""),
-        ("token.renewed", 1, ""), ("token.revoked", 2, "error_budget_exceeded"),
+        ("token.request", 0, ""), ("token.granted", 1, "requested"), ("token.request", 0, ""),
+        ("token.granted", 1, "requested"), ("token.renewed", 1, "due"), ("token.revoked", 2, "error_budget_exceeded"),
     ]  # fmt: skip
+
+
+@pytest.mark.covers("V7", "O2")
+def test_why_it_was_granted_and_renewed(engine: ClickHouse) -> None:
+    teller = Teller("p1")
+    safeguard = Safeguard(teller)
+    granted = safeguard.broker(TokenGranted(accessor="root", reason="implied", expires_at_ms=1, ends_at_ms=2))
+    asked = safeguard.tell(TokenRenew(), "operator")
+    events = [
+        granted,
+        asked,
+        safeguard.broker(TokenRenewed(accessor="root", reason="manual", expires_at_ms=2), asked.id),
+        safeguard.tell(TokenRevoke(), "operator"),
+    ]
+    stored(engine, [*spawning(teller), *events])
+    rows = engine.rows(f"SELECT type, reason, causation_id = '{asked.id}' FROM credentials ORDER BY at")
+    assert rows == [
+        ("token.granted", "implied", False), ("token.renew", "", False), ("token.renewed", "manual", True),
+        ("token.revoke", "manual", False),
+    ]  # fmt: skip
+    story = engine.rows("SELECT what FROM pipeline_story WHERE actor = 'vault-broker' ORDER BY position")
+    assert [what for (what,) in story] == [
+        "credential root granted to the pipeline in 0 ms, for one below it",
+        "credential root of the pipeline renewed by hand",
+    ]
+
+
+@pytest.mark.covers("V7", "O2", "O5")
+def test_a_grant_that_a_runner_could_not_open_is_a_use_and_one_error(engine: ClickHouse) -> None:
+    teller = Teller("p1")
+    safeguard = Safeguard(teller)
+    problem = Problem(code="grant_refused", detail="cipher: message authentication failed")
+    who = {"agent_id": teller.agent_id, "attempt": 1, "runner_id": "r1", "problem": problem}
+    refused = teller.runner(AgentGrantRefused(**who, accessor=safeguard.child, latency_ms=8))
+    events = [
+        *spawning(teller), *safeguard.granted(), refused, teller.runner(AgentFailed(**who, retryable=False))
+    ]  # fmt: skip
+    stored(engine, events)
+    columns = "agent_id, attempt, accessors, reason, detail, latency_ms, service"
+    assert engine.rows(f"SELECT {columns} FROM credentials WHERE type = 'agent.grant_refused'") == [
+        (teller.agent_id, 1, [safeguard.child], "grant_refused", problem.detail, 8, "agent-runner")
+    ]
+    query = f"SELECT state, opened_at FROM token_lives WHERE accessor = '{safeguard.child}'"
+    assert engine.rows(query) == [("renewed", None)]
+    what = f"agent {teller.agent_id[:8]} could not open its credential {safeguard.child}: {problem.detail}"
+    assert engine.rows("SELECT what FROM pipeline_story WHERE type = 'agent.grant_refused'") == [(what,)]
+    model = ReadModel(1)
+    for event in events:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    told = [(one.type, one.code, one.count) for one in view.errors.values()]
+    assert engine.rows("SELECT type, code, count() FROM errors GROUP BY type, code") == told
+    assert told == [("agent.failed", "grant_refused", 1)]
 
 
 @pytest.mark.covers("V7")
@@ -99,6 +166,36 @@ def test_a_breach_its_report_and_what_was_found_are_rows(broken: tuple[ClickHous
     assert engine.rows(query) == [("agent_timeout", 2), ("error_budget_exceeded", 1), ("provider_unavailable", 6)]
     query = "SELECT type, code, api_calls, count() FROM signals GROUP BY ALL"
     assert engine.rows(query) == [("error.reported", "provider_unavailable", 1, 6)]
+
+
+@pytest.mark.covers("O2", "O5")
+def test_the_last_checkpoint_in_rows_and_in_the_read_model_is_the_last_turn_that_counts(engine: ClickHouse) -> None:
+    """A revoked agent may still finish a turn: the spawner refuses it."""
+    teller = Teller("p1")
+    *told, revoked = breach(teller)
+    late = turn(teller, 2, transcript=TRANSCRIPT.model_copy(update={"sha256": "c" * 64}))
+    events = [*told, revoked, late, refusing(teller, late), handed_off(teller, revoked)]
+    stored(engine, events)
+    model = ReadModel(1)
+    for event in events:
+        model.apply(event)
+    view = model.pipeline("p1")
+    assert view is not None
+    found = report_on(view, Occasion("demand", "c", "on_demand", revoked.time_ms)).summary.last_checkpoint
+    assert found is not None
+    assert found.transcript is not None
+    query = "SELECT toUnixTimestamp64Milli(last_turn_at), last_transcript_sha256 FROM handoff_reports"
+    assert engine.rows(query) == [(found.finished_at_ms, found.transcript.sha256)]
+    assert (found.turn, found.transcript) == (1, TRANSCRIPT)
+
+
+@pytest.mark.covers("O2", "V5")
+def test_an_alert_that_bears_another_tenant_has_its_revocation_all_the_same(engine: ClickHouse) -> None:
+    *told, revoked = breach(Teller("p1"))
+    other = [replace(one, tenant="other") if isinstance(one.data, AlertRaised) else one for one in told]
+    stored(engine, [*other, revoked])
+    [(tenant, revoked_ms)] = engine.rows("SELECT tenant, toUnixTimestamp64Milli(revoked_at) FROM alerts")
+    assert (tenant, revoked_ms) == ("other", revoked.time_ms)
 
 
 @pytest.mark.covers("O2", "O6")

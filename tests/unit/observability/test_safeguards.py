@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from sluice_contracts import topics
 from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages import Message, pipeline, signal, token
 from sluice_contracts.messages.base import Problem
 from sluice_observability.domain import safeguards
@@ -109,6 +110,26 @@ def test_no_grant_is_kept_or_shown() -> None:
     shown = [safeguards.without_grant(one) for one in whole_breach()]
     assert not any("vault:v1" in one.data.model_dump_json() for one in shown)
     assert sum("vault:v1" in one.data.model_dump_json() for one in whole_breach()) == 1
+
+
+@pytest.mark.covers("V4", "O5")
+def test_what_strangers_say_in_signals_is_kept_without_secrets() -> None:
+    key = f"sk-or-v1-{'0123456789abcdef' * 4}"
+    teller = Teller("p1")
+    safeguard = Safeguard(teller)
+    violation = signal.ViolationReported(policy=key, severity="LOW", detail=f"{'x' * 3_980} password=12345678")
+    events = [
+        *spawning(teller), safeguard.tell(signal.ErrorReported(code=key, detail=f"refused with {key}"), "scanner"),
+        safeguard.tell(violation, "scanner"),
+    ]  # fmt: skip
+    view = folded(events)
+    shown = TypeAdapter(PipelineView).dump_json(view).decode()
+    assert key not in shown
+    assert "12345678" not in shown
+    error, broken = view.errors.values()
+    assert (error.code, error.detail) == ("[redacted:api-key]", "refused with [redacted:api-key]")
+    assert len(broken.detail) == SUMMARY_MAX_CHARACTERS
+    assert broken.detail.startswith("LOW: xx")
 
 
 @pytest.mark.covers("O5")

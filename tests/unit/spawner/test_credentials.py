@@ -188,6 +188,20 @@ def test_an_expired_credential_ends_the_attempt_and_the_next_goes_on() -> None:
     assert (world.last(TaskAssigned).attempt, world.last(AgentRun).turn) == (2, 1)
 
 
+@pytest.mark.covers("V8", "W10")
+def test_a_credential_that_ends_before_a_runner_came_is_no_runner_s_fault() -> None:
+    world = World(SpawnerPolicy(credentials=True, spawn_attempts_max=2, lost_attempts_max=4))
+    world.spawn(plan("a"))
+    for _ in range(4):
+        assert world.all(TaskFailed) == []
+        world.grant("a")
+        world.expire("a")
+    assert {(one.runner_id, one.problem.code) for one in world.all(AgentAttemptLost)} == {(None, "credential_expired")}
+    [problem] = [one.problem for one in world.all(TaskFailed)]
+    assert problem.limit == "lost_attempts_max: 4 attempts"
+    assert "the credential of attempt 4 expired" in problem.detail
+
+
 @pytest.mark.covers("V5", "V8")
 @pytest.mark.parametrize("code", ["credential_revoked", "credential_expired"])
 def test_a_runner_that_finds_its_token_gone_uses_up_no_retry(code: str) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from sluice_contracts.envelope import SYSTEM_TENANT
-from sluice_contracts.messages.token import TokenDenied, TokenGranted, TokenRenew, TokenRequest, TokenRevoked
+from sluice_contracts.messages.token import (
+    TokenDenied,
+    TokenGranted,
+    TokenRenew,
+    TokenRenewed,
+    TokenRequest,
+    TokenRevoked,
+)
 from sluice_runtime.deciding import TimerDue
 from sluice_vault_broker.domain.facts import token_timer
 from sluice_vault_broker.domain.policy import AGENTS_PER_PIPELINE_MAX_COUNT, EXPIRY_SLACK_MS
 from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity
 from sluice_vault_broker.handlers import HANDLERS
 from tests.unit.vault_broker.world import MAX_TTL_MS, PIPELINE, START_MS, TTL_MS, World, codes, of, types
+
+TRACE = "00-33333333333333333333333333333333-4444444444444444-01"
 
 
 @pytest.fixture
@@ -38,6 +49,18 @@ def test_an_agent_s_first_request_wants_the_root_and_then_its_token(world: World
     event = world.said[-1].event
     assert (event.causation_id, event.source, event.tenant) == (asked.id, "vault-broker", "acme")
     assert [one.event.sequence for one in world.said] == [START_MS + 1, START_MS + 2]
+
+
+@pytest.mark.covers("V7")
+def test_a_grant_says_whether_it_was_asked_for_or_implied(world: World) -> None:
+    world.grant("a")
+    assert [one.reason for one in world.all(TokenGranted)] == ["implied", "requested"]
+    world.gone()
+    world.request("a", 2)
+    world.request(None)  # by itself as well, while it is on its way
+    [root] = world.mint()
+    assert isinstance(root, TokenGranted)
+    assert (root.agent_id, root.reason) == (None, "requested")
 
 
 @pytest.mark.covers("V1")
@@ -194,6 +217,19 @@ def test_a_token_that_was_made_below_what_has_ended_is_made_again(world: World) 
     assert types(world.mint("a")) == ["token.granted"]
 
 
+def test_what_is_made_again_is_what_was_asked_for_in_all_but_its_number(world: World) -> None:
+    world.grant("lead", is_parent=True)
+    message = TokenRequest(agent_id="a", attempt=3, queue="default", parent_agent_id="lead", may_have_agents=True)
+    world.hear(dataclasses.replace(world.event(message), traceparent=TRACE))
+    asked, late = world.token("a"), world.minting("a")
+    world.gone("lead")
+    world.now_ms += 10
+    world.say(late)
+    again = world.token("a")
+    assert again == replace(asked, number=again.number, wanted_at_ms=world.now_ms)
+    assert again.number > asked.number
+
+
 # Renewal and end
 
 
@@ -209,14 +245,16 @@ def test_tokens_that_were_granted_together_are_renewed_apart(world: World) -> No
     assert twin.timers() == world.timers()
 
 
-@pytest.mark.covers("V1")
+@pytest.mark.covers("V1", "V7")
 def test_a_renewal_is_wanted_once_and_told_when_it_is_done(world: World) -> None:
     world.grant("a")
     world.wait(34 * 60)
     for agent_id in (None, "a"):
         assert world.token(agent_id).renewing_since_ms is not None
         [renewed] = world.prolong(agent_id)
-        assert renewed.type == "token.renewed"
+        assert isinstance(renewed, TokenRenewed)
+        assert renewed.reason == "due"
+        assert world.said[-1].event.causation_id == world.heard[-1][0].id
         assert world.token(agent_id).expires_at_ms == world.now_ms + TTL_MS
         assert world.prolong(agent_id) == []  # as it comes again
     world.say(TokenRenew())

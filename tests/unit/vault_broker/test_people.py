@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sluice_contracts.messages.token import TokenDenied, TokenRenew, TokenRevoke, TokenRevoked
+from sluice_contracts.messages.token import TokenDenied, TokenRenew, TokenRenewed, TokenRevoke, TokenRevoked
 from tests.unit.vault_broker.world import PIPELINE, World, codes, of, types
 
 pytestmark = pytest.mark.covers("V7")
@@ -92,6 +92,23 @@ def test_a_renewal_that_is_under_way_answers_the_next_command_too(world: World) 
     assert types([*world.prolong(), *world.prolong("a")]) == ["token.renewed"] * 2
     assert world.hear(first) == []
     assert world.token().renewing_since_ms is None, "a repetition renews nothing"
+
+
+def test_a_renewal_names_the_command_that_asked_for_it(world: World) -> None:
+    world.grant("a")
+    event = world.event(TokenRenew())
+    world.hear(event)
+    world.prolong()
+    world.prolong("a")
+    told = [one.event for one in world.said if isinstance(one.event.data, TokenRenewed)]
+    assert [(one.data.agent_id, one.data.reason, one.causation_id) for one in told] == [  # type: ignore[attr-defined]
+        (None, "manual", event.id), ("a", "manual", event.id),
+    ]  # fmt: skip
+    world.wait(34 * 60)
+    world.say(TokenRenew())  # while it is renewed in its time
+    world.prolong("a")
+    assert world.last(TokenRenewed).reason == "due"
+    assert world.said[-1].event.causation_id not in (None, event.id)
 
 
 def test_revocations_that_are_no_person_s_are_not_denied(world: World) -> None:

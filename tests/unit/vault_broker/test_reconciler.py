@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 
+from sluice_runtime.deciding import Entity
 from sluice_runtime.metrics import Metrics
 from sluice_runtime.processor.partition import Injected
 from sluice_vault_broker.adapters.holdings import Holdings
-from sluice_vault_broker.adapters.reconciler import LOOKUPS_PER_ROUND_MAX_COUNT, SETTLED_MS, Reconciler
+from sluice_vault_broker.adapters.reconciler import (
+    LOOKUPS_PER_ROUND_MAX_COUNT,
+    SETTLED_MS,
+    SLICE_COUNT,
+    Reconciler,
+    pause,
+)
 from sluice_vault_broker.adapters.schedule import Schedule
 from sluice_vault_broker.domain.facts import OrphanFound, VaultGone
-from sluice_vault_broker.domain.state import TokenEntity
+from sluice_vault_broker.domain.state import PipelineEntity, TokenEntity
 from sluice_vault_broker.ports import Label, VaultFault
 from tests.doubles import ManualClock
 from tests.unit.vault_broker.world import World
@@ -26,7 +37,7 @@ PIPELINE = "11111111-1111-4111-8111-111111111111"
 class There:
     """A reconciler that owns one partition, on a Vault in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, slice_count: int = SLICE_COUNT) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore(self.clock)
         self.vault = MemoryVault(self.store, "ours.")
@@ -37,6 +48,7 @@ class There:
         self.reconciler = Reconciler(
             self.vault, self.clock, self.holdings, Schedule(self.holdings, places=4, ready=lambda number: True),
             Metrics("test", "test"), inject=self._inject, ready=lambda number: True, partition_of=lambda pipeline: 0,
+            slice_count=slice_count,
         )  # fmt: skip
 
     def _inject(self, number: int, inputs: Sequence[Injected]) -> None:
@@ -166,3 +178,120 @@ def test_a_round_looks_at_so_many_and_the_next_at_what_came_since_first() -> Non
 
 def _made(there: There) -> Token:
     return there.store.made[there.vault.log_in(Label("acme", PIPELINE, 1)).accessor]
+
+
+def _many(there: There, count: int) -> list[str]:
+    """So many pipelines with a token of their own, in the state and in Vault; returns their accessors."""
+    accessors = []
+    for number in range(count):
+        pipeline_id = str(UUID(int=number + 1))
+        label = Label("acme", pipeline_id, 1)
+        login = there.vault.log_in(label)
+        root = there.vault.mint_root(login.token, label, ttl_s=600, max_ttl_s=600)
+        entities: dict[str, Entity] = {
+            "pipeline": PipelineEntity(tenant="acme", since_ms=1, sequence=1, tokens=1),
+            "root": TokenEntity(
+                number=1, wanted_at_ms=1, request_id="r", accessor=root.accessor, top=login.accessor, renewed_at_ms=1,
+            ),
+        }  # fmt: skip
+        for name, entity in entities.items():
+            there.holdings.observe(0, f"{pipeline_id}/{name}", entity)
+        accessors.append(root.accessor)
+    there.holdings.durable(0)
+    return accessors
+
+
+def _slices_of_a_round(there: There, between: Callable[[int], None] = lambda number: None) -> list[int]:
+    """One round; returns how many functions were called in each of its pieces. `between` is called at each pause."""
+    counts, pauses, answer = [0], 0, None
+
+    def hear(frame: object, event: str, argument: object) -> None:
+        counts[-1] += event == "call"
+
+    calls = there.reconciler.round()
+    while True:
+        sys.setprofile(hear)
+        try:
+            call: Callable[[], Any] = calls.send(answer)
+        except StopIteration:
+            return counts
+        finally:
+            sys.setprofile(None)
+        answer = call()
+        counts.append(0)
+        if call is pause:
+            pauses += 1
+            between(pauses)
+
+
+@pytest.mark.covers("V5", "V6")
+def test_no_piece_of_a_round_grows_with_what_is_compared() -> None:
+    """A revocation waits for one piece, not for all that lives: counted, not timed."""
+    longest = []
+    for count in (100, 1_000):
+        there = There(slice_count=50)
+        _many(there, count)
+        _others(there, count)
+        there.look()
+        there.clock.advance(SETTLED_MS)
+        longest.append(max(_slices_of_a_round(there)))
+    assert longest[1] < 1.5 * longest[0], longest
+
+
+def test_whatever_else_waits_comes_between_two_pieces() -> None:
+    there, turns = There(slice_count=10), 0
+    _many(there, 100)
+    there.store.tokens.clear()
+    turn_of_each: list[int] = []
+
+    async def work() -> None:
+        nonlocal turns
+        stop = asyncio.Event()
+        there.reconciler.taken(0)
+        running = asyncio.create_task(there.reconciler.run(stop))
+        async with asyncio.timeout(30):
+            while len(there.gone) < 100:
+                turn_of_each.extend([turns] * (len(there.gone) - len(turn_of_each)))
+                turns += 1
+                await asyncio.sleep(0)
+        stop.set()
+        await running
+
+    asyncio.run(work())
+    assert len(set(turn_of_each)) >= 9
+
+
+@pytest.mark.covers("V6", "V7")
+@pytest.mark.parametrize("at", range(1, 18))
+def test_what_changes_between_two_pieces_is_judged_as_it_is_then(at: int) -> None:
+    """Of three tokens that Vault has lost one is made anew, and one ends; and one that was unknown is recorded."""
+    there = There(slice_count=10)
+    told_before: set[str] | None = None
+    gone, anew, ended, living, *_ = reversed(_many(there, 40))
+    for accessor in (gone, anew, ended):
+        there.store.end(accessor)
+    unknown = there.vault.log_in(Label("acme", PIPELINE, 7)).accessor
+    there.look()
+    there.gone.clear()
+    there.clock.advance(SETTLED_MS)
+
+    def told() -> set[str]:
+        return {*there.gone, *(one.accessor for one in there.told)}
+
+    def between(pause_number: int) -> None:
+        nonlocal told_before
+        if pause_number != at:
+            return
+        keys, tokens = there.holdings.accessors, there.holdings.tokens
+        there.holdings.observe(0, keys[anew], msgspec.structs.replace(tokens[keys[anew]], accessor="accessor-anew"))
+        there.holdings.observe(0, keys[ended], None)
+        recorded = TokenEntity(number=7, wanted_at_ms=1, request_id="r", accessor=unknown)
+        there.holdings.observe(0, f"{PIPELINE}/token/a", recorded)
+        there.holdings.durable(0)
+        told_before = told()
+
+    _slices_of_a_round(there, between)
+    assert told_before is not None, "the round has fewer pieces"
+    assert gone in told()
+    assert not {living, "accessor-anew"} & told()
+    assert not {anew, ended, unknown} & (told() - told_before), "what is not so any more is not told"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.token import FULL_REVOCATIONS, TokenRevoke, TokenRevoked
 from sluice_vault_broker.domain.facts import VaultRevoked
@@ -39,6 +40,44 @@ def test_after_a_full_revocation_nothing_is_granted_any_more(world: World, reaso
         assert codes(world.request(agent_id, attempt)) == ["credentials_revoked"]
     assert world.revoke(reason="pipeline_ended") == []
     assert codes(world.request("a", 3)) == ["pipeline_ended"]
+
+
+@pytest.mark.covers("V4")
+@pytest.mark.parametrize("living", [True, False])
+@pytest.mark.parametrize("agent_id", [None, "a"])
+@pytest.mark.parametrize("reason", ["manual", "error_budget_exceeded", "no_progress"])
+def test_what_people_give_as_the_cause_is_kept_and_told_without_secrets(
+    world: World, reason: Any, agent_id: str | None, living: bool
+) -> None:
+    key = f"sk-or-v1-{'0123456789abcdef' * 4}"
+    if living:
+        world.grant("a")
+    else:
+        world.request("a")
+    world.say(TokenRevoke(agent_id=agent_id, reason=reason, detail=f"leaked: {key}; {'password=1 ' * 300}"))
+    assert key not in repr(world.state)
+    for revocation in world.revocations():
+        world.end(revocation.accessor)
+    told = of(TokenRevoked, [one.event.data for one in world.said])
+    assert told or not living
+    for one in told:
+        assert one.detail.startswith("leaked: [redacted:api-key]; password=[redacted:password] pass")
+        assert len(one.detail) == SUMMARY_MAX_CHARACTERS
+
+
+@pytest.mark.covers("V4")
+@pytest.mark.parametrize("action", ["revoke_pipeline", "revoke_agent"])
+def test_an_alert_s_detail_is_told_without_secrets(world: World, action: Any) -> None:
+    world.grant("a")
+    world.say(
+        AlertRaised(
+            condition="policy_violation", action=action, agent_id="a", attempt=1, observed=1, limit=0, window_ms=1,
+            breached_at_ms=1, detail="it said hvs.0123456789012345678901234567",
+        )
+    )  # fmt: skip
+    [revocation] = world.revocations()
+    [revoked] = of(TokenRevoked, world.end(revocation.accessor))
+    assert revoked.detail == "it said [redacted:vault-token]"
 
 
 @pytest.mark.covers("V5", "V7")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from uuid import UUID
 
@@ -228,3 +229,80 @@ def test_a_vault_that_is_away_after_all_is_left_in_peace(world: World) -> None:
     assert len({wanted.kind for _, wanted in tried}) == len(Kind), "whatever is answered first ends it"
     course.run(15, stuck=lambda wanted: False)
     assert course.left() == set()
+
+
+def calls_per_act(count: int) -> float:
+    """How many functions are called to find the next of so many logins, until all but one that is stuck are done.
+
+    Every third is refused at first, and what is answered is decided late.
+    """
+    held, calls, acts, now_ms = Holdings(), 0, 0, 0
+    for number in range(count):
+        held.observe(0, f"{uuid_of(number)}/pipeline", PipelineEntity(tenant="t", since_ms=1, sequence=1, tokens=1))
+        held.observe(0, f"{uuid_of(number)}/root", TokenEntity(number=1, wanted_at_ms=1, request_id="r"))
+    held.durable(0)
+    schedule = Schedule(held, places=8, ready=lambda number: True)
+    stuck, refused = f"{uuid_of(0)}/root", {f"{uuid_of(number)}/root" for number in range(2, count, 3)}
+
+    def hear(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    undecided: list[Wanted] = []
+    while held.count(Kind.MINT) > 1:
+        sys.setprofile(hear)
+        found = taken(schedule, now_ms)
+        sys.setprofile(None)
+        acts, now_ms = acts + len(found), now_ms + 50
+        for wanted in found:
+            if wanted.key == stuck:
+                schedule.failed(wanted, VaultAway("500"), now_ms)
+            elif wanted.key in refused:
+                refused.discard(wanted.key)
+                schedule.failed(wanted, VaultRefused("403"), now_ms)
+            else:
+                schedule.answered(wanted)
+                undecided.append(wanted)
+        if len(undecided) >= count // 4 or len(undecided) + 1 == held.count(Kind.MINT):
+            for wanted in undecided:
+                held.observe(0, wanted.key, done(wanted))
+            held.durable(0)
+            undecided.clear()
+    return calls / acts
+
+
+@pytest.mark.covers("V8")
+def test_to_find_the_next_thing_costs_the_same_however_much_is_wanted() -> None:
+    """A backlog after Vault was away: counted, not timed."""
+    few, many = calls_per_act(100), calls_per_act(2_000)
+    assert many < 1.5 * few, f"{few:.0f} calls with 100 wanted, {many:.0f} with 2,000"
+
+
+def test_what_is_held_up_comes_at_its_old_place_when_nothing_holds_it_up_any_more() -> None:
+    """A pipeline that is held, a partition that is not ready, a refusal: later ones go first, and only meanwhile."""
+    held, ready = Holdings(), [True, False]
+    for number in range(6):
+        pipeline_id = uuid_of(number)
+        held.observe(
+            number % 2, f"{pipeline_id}/pipeline", PipelineEntity(tenant="t", since_ms=1, sequence=1, tokens=1)
+        )
+        held.observe(number % 2, f"{pipeline_id}/root", TokenEntity(number=1, wanted_at_ms=1, request_id="r"))
+    held.durable(0)
+    held.durable(1)
+    schedule = Schedule(held, places=2, ready=lambda number: ready[number])
+    order = [uuid_of(number) for number in (0, 2, 4, 1, 3, 5)]
+
+    def next_of(now_ms: int) -> str:
+        wanted = schedule.take(now_ms)
+        assert wanted is not None
+        schedule.failed(wanted, VaultRefused("403"), now_ms)
+        return wanted.pipeline_id
+
+    schedule.hold(order[0])
+    assert [next_of(0), next_of(0)] == order[1:3]
+    assert schedule.take(0) is None
+    ready[1] = True
+    assert next_of(0) == order[3]
+    schedule.release(order[0])
+    assert next_of(0) == order[0]
+    assert [next_of(BACKOFF_MAX_MS) for _ in order] == order

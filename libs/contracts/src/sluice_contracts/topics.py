@@ -153,7 +153,7 @@ AGENT_EVENTS = Topic(
     writers=(_R,), readers=(_S, _O, _P), refused_by=_S,
     messages=(
         agent.AgentAttemptStarted, agent.AgentTurnFinished, agent.AgentSucceeded, agent.AgentFailed,
-        agent.AgentInputRequested, agent.AgentGrantOpened,
+        agent.AgentInputRequested, agent.AgentGrantOpened, agent.AgentGrantRefused,
         blackboard.BlackboardReadRequested, blackboard.BlackboardWriteRequested,
     ),
     doc="What the runners of a queue report and ask.",

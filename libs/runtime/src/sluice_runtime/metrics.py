@@ -93,7 +93,9 @@ AUDIT_LINES = Counter("sluice_audit_lines_total", "Lines of Vault's audit file t
 AUDIT_BEHIND = Gauge("sluice_audit_behind_bytes", "What stands in Vault's audit files and is not taken yet.")
 SIGNALS_OBSERVED = Counter("sluice_signals_observed_total", "Signals that budgets were counted by.", ("type",))
 SIGNALS_UNHEEDED = Counter(
-    "sluice_signals_unheeded_total", "Signals that count for nothing: late, or of an agent too many.", ("reason",)
+    "sluice_signals_unheeded_total",
+    "Signals that count for nothing: late, of an agent too many, or of another tenant.",
+    ("reason",),
 )
 BUDGETS_SET = Gauge("sluice_budgets_set", "Scopes whose limits a record sets.")
 ALERTS_RAISED = Counter("sluice_alerts_raised_total", "Breaches told.", ("condition", "action"))

@@ -142,7 +142,7 @@ def _vault(
     place = settings.vault()
     if vault is None and place is not None:
         vault = real = VaultApi(place)
-        opened.callback(real.close)
+        opened.push_async_callback(real.close)
 
     def told(why: str | None) -> None:
         if why is None:

@@ -69,6 +69,7 @@ HANDLERS: dict[type[Message], Handler] = {
     agent.AgentFailed: attempts.failed,
     agent.AgentInputRequested: questions.input_requested,
     agent.AgentGrantOpened: credentials.opened,
+    agent.AgentGrantRefused: credentials.open_refused,
     asked.BlackboardReadRequested: blackboard.read_requested,
     asked.BlackboardWriteRequested: blackboard.write_requested,
     token.TokenGranted: credentials.granted,

@@ -39,7 +39,7 @@ class SpawnerSettings(QueueSettings):
     lost_attempts_max: int = Field(
         default=_DEFAULTS.lost_attempts_max,
         ge=1,
-        description="Attempts of one agent whose lease ran out; then the task fails: `agent_timeout`.",
+        description="Attempts of one agent whose lease ran out, or whose credential ended; then the task fails, too.",
     )
     questions_per_pipeline_max: int = Field(
         default=_DEFAULTS.questions_per_pipeline_max, ge=0, description="Questions of one pipeline over its life."

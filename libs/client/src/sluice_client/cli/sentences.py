@@ -56,6 +56,11 @@ def _holder(data: Data) -> str:
     return _agent(data) + (f" attempt {data['attempt']}" if data.get("attempt") else "")
 
 
+def _granted(data: Data) -> str:
+    took = f"in {data.get('latency_ms', 0)} ms"
+    return f"{data.get('accessor')} to {_holder(data)} {took}: {data.get('reason', 'requested')}"
+
+
 def _denied(data: Data) -> str:
     asked = {"token.revoke": "revocation of ", "token.renew": "renewal of "}.get(data.get("command", ""), "to ")
     return f"{asked}{_holder(data)}: {_problem(data)}"
@@ -92,13 +97,14 @@ _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "agent.attempt_refused": lambda data: f"{_agent(data)} {data.get('refused_type')}: {_problem(data)}",
     "agent.attempt_started": lambda data: f"{_agent(data)} attempt {data.get('attempt')} on {data.get('runner_id')}",
     "agent.grant_opened": lambda data: f"{_agent(data)} attempt {data.get('attempt')} has its credential",
+    "agent.grant_refused": lambda data: f"{_agent(data)} attempt {data.get('attempt')}: {_problem(data)}",
     "agent.turn_finished": _turn,
     "agent.succeeded": lambda data: f"{_agent(data)}: {data.get('summary', '')}",
     "agent.failed": lambda data: f"{_agent(data)}: {_problem(data)}",
     "agent.input_requested": lambda data: f"{_agent(data)}: {data.get('question', '')}",
-    "token.granted": lambda data: f"{data.get('accessor')} to {_holder(data)} in {data.get('latency_ms', 0)} ms",
+    "token.granted": _granted,
     "token.denied": _denied,
-    "token.renewed": lambda data: f"{data.get('accessor')} of {_holder(data)}",
+    "token.renewed": lambda data: f"{data.get('accessor')} of {_holder(data)}: {data.get('reason', 'due')}",
     "token.revoked": _revoked,
     "token.expired": lambda data: f"{data.get('accessor')} of {_holder(data)}",
     "error.reported": lambda data: f"{_holder(data)}: {data.get('code')}: {data.get('detail')}",

@@ -109,6 +109,20 @@ class AgentGrantOpened(AttemptEvent):
     latency_ms: Milliseconds = 0
 
 
+@message("agent.grant_refused")
+class AgentGrantRefused(AttemptEvent):
+    """The attempt's grant could not be opened (V7). The runner says it before the `agent.failed` that has its code."""
+
+    accessor: Accessor
+    problem: Problem = Field(
+        description="`grant_refused`: Vault does not open it as this queue's and attempt's. `vault_not_configured`: "
+        "the runner has no Vault. `vault_unavailable`: Vault was away until the deadline, or until the grant's end."
+    )
+    latency_ms: Milliseconds = Field(
+        default=0, description="From when the runner began to open it; waiting for Vault counts."
+    )
+
+
 class ToolCall(Value):
     """One tool call of a turn, audited (W4)."""
 

@@ -25,6 +25,8 @@ RevocationReason = Literal[
     "waiting",
 ]
 DeniedCommand = Literal["token.request", "token.revoke", "token.renew"]
+GrantReason = Literal["requested", "implied"]
+RenewalReason = Literal["due", "manual"]
 FULL_REVOCATIONS: tuple[RevocationReason, ...] = (
     "manual", "error_budget_exceeded", "api_call_budget_exceeded", "policy_violation",
 )  # fmt: skip
@@ -109,6 +111,11 @@ class TokenEvent(Message):
 class TokenGranted(TokenEvent):
     """A credential exists."""
 
+    reason: GrantReason = Field(
+        default="requested",
+        description="`requested`: somebody asked for it. `implied`: it is the pipeline's own, and was made because a "
+        "credential below it was asked for.",
+    )
     policies: tuple[Identifier, ...] = ()
     parent_accessor: Accessor | None = None
     queue: Identifier | None = None
@@ -140,6 +147,11 @@ class TokenDenied(Message):
 class TokenRenewed(TokenEvent):
     """A credential lives longer."""
 
+    reason: RenewalReason = Field(
+        default="due",
+        description="`due`: its interval had passed. `manual`: asked for by `token.renew`, which is the cause. A "
+        "renewal that is under way when it is asked for keeps its reason.",
+    )
     expires_at_ms: Milliseconds
 
 

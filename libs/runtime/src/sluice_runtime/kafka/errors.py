@@ -28,6 +28,16 @@ _REFUSED = (
 )
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that Kafka is away, for now."""
+    return isinstance(error, _AWAY) and not isinstance(error, _REFUSED)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether Kafka is there and refuses what is asked for: asking again won't help."""
+    return isinstance(error, _REFUSED)
+
+
 class Translated:
     """Errors named by what the caller does next (`with`, on every call: hence no generator)."""
 
@@ -40,7 +50,7 @@ class Translated:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, _REFUSED):
+        if error is None or is_refused(error):
             return
         if isinstance(error, asyncio.CancelledError):
             # A client that is given up cancels the futures of all who wait for it. They were not asked to end.
@@ -51,7 +61,7 @@ class Translated:
             return
         if isinstance(error, _FENCED):
             raise Fenced(f"{type(error).__name__}: {error}") from error
-        if isinstance(error, _AWAY):
+        if is_away(error):
             self._on_unavailable()
             raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
 

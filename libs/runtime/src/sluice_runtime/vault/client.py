@@ -10,7 +10,8 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,9 @@ RENEW_AT = 0.5
 RENEW_AGAIN_S = 1.0
 """After a renewal that Vault was away for."""
 
+CALLS_END_S = 5.0
+"""So long a service that logs out waits for calls that are under way: the time of one, by default."""
+
 SAID_MAX_CHARACTERS = 300
 """Of Vault's own words."""
 
@@ -40,6 +44,9 @@ NO_TOKEN = SecretStr("")
 """For what Vault answers to everybody. hvac takes None for leave to look for one in files and variables."""
 
 _TOKEN_UNKNOWN = "invalid token"  # noqa: S105 - what stands in a 403 for a token that does not live, and in no other
+_BARE_WORDS = ": permission denied"
+"""Where a right lacks there is a list: "1 error occurred: * permission denied". OpenBao has bare words for a
+token that does not live, and both programs for one without its entity, which opens nothing any more either."""
 _ACCESSOR_UNKNOWN = ("invalid accessor", "accessor not found")
 
 Method = Literal["GET", "LIST", "POST", "DELETE"]
@@ -75,7 +82,7 @@ class Connection:
     """Calls of Vault, as the service itself or with another token. Nothing is tried again, each is bounded in time.
 
     Guarantees: no token is in an error or a log. The service's own token is renewed, and got anew, once for a call,
-    when it has ended or Vault does not know it any more.
+    when it has ended or Vault does not know it any more. Who stops calls `log_out`, so that no login is left behind.
     """
 
     def __init__(self, place: VaultPlace) -> None:
@@ -83,6 +90,9 @@ class Connection:
         self._clients = threading.local()
         self._own = _Own()
         self._logging_in = threading.Lock()
+        self._idle = threading.Condition()
+        self._asking_count = 0
+        self._over = False
 
     def ask(
         self, method: Method, path: str, body: Mapping[str, Any] | None = None, *, wrap_ttl: str | None = None
@@ -94,17 +104,18 @@ class Connection:
             VaultRefused: It refuses; `NothingThere`: there is nothing.
             TokenUnknown: It does not know the token that the call is about.
         """
-        own = self._own_token()
-        try:
-            return self._request(own, method, path, body, wrap_ttl)
-        except _Forbidden as error:
-            if self._works(own):
+        with self._asking():
+            own = self._own_token()
+            try:
+                return self._request(own, method, path, body, wrap_ttl)
+            except _Forbidden as error:
+                if self._works(own):
+                    raise VaultRefused(f"{error}; run `sluice vault apply`, or look at the service's policy") from None
+            self._log_in(instead_of=own)
+            try:
+                return self._request(self._own.token, method, path, body, wrap_ttl)
+            except _Forbidden as error:
                 raise VaultRefused(f"{error}; run `sluice vault apply`, or look at the service's policy") from None
-        self._log_in(instead_of=own)
-        try:
-            return self._request(self._own.token, method, path, body, wrap_ttl)
-        except _Forbidden as error:
-            raise VaultRefused(f"{error}; run `sluice vault apply`, or look at the service's policy") from None
 
     def ask_with(
         self, token: SecretStr, method: Method, path: str, body: Mapping[str, Any] | None = None
@@ -114,19 +125,53 @@ class Connection:
         Raises:
             VaultAway: As for `ask`.
             VaultRefused: As for `ask`.
-            TokenUnknown: Vault does not know the token.
+            TokenUnknown: Vault does not know the token, or its entity is gone.
         """
         try:
             return self._request(token, method, path, body, None)
         except _Forbidden as error:
-            if _TOKEN_UNKNOWN in str(error):
+            bare = token != NO_TOKEN and str(error).endswith(_BARE_WORDS)
+            if _TOKEN_UNKNOWN in str(error) or (bare and not self._works(token)):
                 raise TokenUnknown(str(error)) from None
             raise VaultRefused(f"{error}; the token lives, and its policies do not allow it") from None
+
+    def log_out(self, wait_s: float = CALLS_END_S) -> None:
+        """Ends the service's own login, as well as it can; nobody asks as the service from now on.
+
+        Guarantee: not while a call is under way that is made with it. Where one still is after `wait_s`, or Vault does
+        not answer, the login is left to end by itself.
+        """
+        with self._idle:
+            self._over = True
+            if not self._idle.wait_for(lambda: self._asking_count == 0, wait_s):
+                log.warning("a call of Vault is still under way: the login there is left to end by itself")
+                return
+        if self._own.token == NO_TOKEN:
+            return
+        try:
+            self._request(self._own.token, "POST", "auth/token/revoke-self", None, None)
+        except VaultFault as fault:
+            log.warning("the login at Vault is left to end by itself: %s", fault)
+        else:
+            log.info("logged out of Vault")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        with self._idle:
+            if self._over:
+                raise VaultAway("the service stops, and has logged out of Vault")
+            self._asking_count += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._asking_count -= 1
+                self._idle.notify_all()
 
     # The service's own token
 
     def _works(self, token: SecretStr) -> bool:
-        """Whether our own token is one: then it is a right that lacks, and another login would not help."""
+        """Whether a token may look itself up: then it is a right that lacks, and another login would not help."""
         try:
             self._request(token, "GET", "auth/token/lookup-self", None, None)
         except _Forbidden:

@@ -19,13 +19,15 @@ from sluice_agent_runner.domain.tools import nested_deeper
 from sluice_contracts.limits import INLINE_BODY_MAX_BYTES, SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages.agent import (
     AgentFailed,
+    AgentGrantOpened,
+    AgentGrantRefused,
     AgentInputRequested,
     AgentRun,
     AgentSucceeded,
     AgentTurnFinished,
     ToolCall,
 )
-from sluice_contracts.messages.base import ArtifactRef, Body
+from sluice_contracts.messages.base import ArtifactRef, Body, Problem
 from sluice_contracts.messages.blackboard import BlackboardReadRequested, BlackboardWriteRequested
 
 
@@ -135,6 +137,29 @@ def failed(attempt: Attempt, failure: Fail) -> AgentFailed:
         runner_id=attempt.runner_id,
         problem=failure.problem,
         retryable=failure.retryable,
+    )
+
+
+def grant_opened(attempt: Attempt, accessor: str, latency_ms: int) -> AgentGrantOpened:
+    """The message that says that the attempt has its token."""
+    return AgentGrantOpened(
+        agent_id=attempt.agent_id,
+        attempt=attempt.attempt,
+        runner_id=attempt.runner_id,
+        accessor=accessor,
+        latency_ms=latency_ms,
+    )
+
+
+def grant_refused(attempt: Attempt, accessor: str, problem: Problem, latency_ms: int) -> AgentGrantRefused:
+    """The message that says why the attempt gets no token."""
+    return AgentGrantRefused(
+        agent_id=attempt.agent_id,
+        attempt=attempt.attempt,
+        runner_id=attempt.runner_id,
+        accessor=accessor,
+        problem=problem,
+        latency_ms=latency_ms,
     )
 
 

@@ -19,7 +19,7 @@ from sluice_agent_runner.ports import ModelError, Workspace
 from sluice_agent_runner.supervision.caller import AttemptCaller
 from sluice_agent_runner.supervision.credential import Credential, OwnSecrets
 from sluice_agent_runner.supervision.defects import told
-from sluice_agent_runner.supervision.faults import FAULTS, failure_of
+from sluice_agent_runner.supervision.faults import FAULTS, UNOPENED, failure_of
 from sluice_agent_runner.supervision.granting import open_grant
 from sluice_agent_runner.supervision.services import Services
 from sluice_agent_runner.supervision.signalling import SignalSender
@@ -30,7 +30,6 @@ from sluice_contracts.ids import derived_id
 from sluice_contracts.messages.agent import (
     AgentAttemptStarted,
     AgentFailed,
-    AgentGrantOpened,
     AgentRun,
     AgentSucceeded,
     Answer,
@@ -204,25 +203,26 @@ class AttemptRunner:
         return None if action is None else events.failed(self._attempt, action)
 
     async def _open(self, grant: Grant) -> Credential:
-        """Opens the grant after the attempt is announced, and says so. Waiting for Vault, it gives its place away."""
+        """Opens the grant after the attempt is announced, and says so, or why it can't.
+
+        Waiting for Vault, it gives its place away.
+        """
         await self._announcement
-        time, run = self._services.time, self._run
+        time = self._services.time
         begun_ms = time.monotonic_ms()
-        with self.held_up():
-            credential = await open_grant(
-                self._services, self._event.subject, run, grant, self._queue,
-                deadline=self._deadline_at_ms, secrets=self._secrets, waiting=self._place.leave,
-            )  # fmt: skip
-            if not self._place.held:
-                await self._place.come_back()
-        opened = AgentGrantOpened(
-            agent_id=run.agent_id,
-            attempt=run.attempt,
-            runner_id=self._services.runner_id,
-            accessor=grant.accessor,
-            latency_ms=time.monotonic_ms() - begun_ms,
-        )
-        await self._say(opened, 0)
+        try:
+            with self.held_up():
+                credential = await open_grant(
+                    self._services, self._event.subject, self._run, grant, self._queue,
+                    deadline=self._deadline_at_ms, secrets=self._secrets, waiting=self._place.leave,
+                )  # fmt: skip
+                if not self._place.held:
+                    await self._place.come_back()
+        except UNOPENED as error:
+            problem, took_ms = failure_of(error, self._secrets.redact).problem, time.monotonic_ms() - begun_ms
+            await self._say(events.grant_refused(self._attempt, grant.accessor, problem, took_ms), 0)
+            raise
+        await self._say(events.grant_opened(self._attempt, grant.accessor, time.monotonic_ms() - begun_ms), 0)
         return credential
 
     def _deadline_at_ms(self) -> int:

@@ -16,6 +16,9 @@ FAULTS: tuple[type[Exception], ...] = (
     GrantRefused, VaultUnknown, VaultAway, TokenUnknown, TokenExpired,
 )  # fmt: skip
 
+UNOPENED: tuple[type[Exception], ...] = (GrantRefused, VaultUnknown, VaultAway)
+"""Why a grant could not be opened."""
+
 _CODES: tuple[tuple[type[Exception], str, bool], ...] = (
     (TranscriptBroken, "transcript_broken", False),
     # Another attempt's grant is sealed by the same broker and opened by the same runners: it would be refused too.

@@ -13,7 +13,8 @@ here (faust-streaming 0.15.3):
   here values have versions, and whoever finds that somebody else has written writes all of its states again;
 - its table in memory keeps what belongs to partitions that went elsewhere; here each assignment drops that, and has
   Faust read those partitions' changelogs from their beginning when they come back;
-- after an error of Kafka's it crashes as a whole, so a run is one life of an app, and whoever calls begins another.
+- after an error of Kafka's it crashes as a whole, so a run is one life of an app, and whoever calls begins another;
+- it crashes likewise after an error of what it calls, or passes over it; here an error of ours leaves the run as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
@@ -30,6 +31,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from sluice_contracts.envelope import Record
 from sluice_contracts.topics import MONITOR_STATE, SIGNALS, Principal
 from sluice_observability.adapters.faust_app import VERSION_BYTES, VersionedTable, made_app
+from sluice_observability.adapters.faust_faults import unavailable
 from sluice_observability.ports import STEP_MAX_RECORDS, Change, SignalWatch
 from sluice_runtime.broker import BrokerUnavailable
 from sluice_runtime.connection import KafkaConnection
@@ -122,21 +124,23 @@ class FaustSignals:
 
         Raises:
             BrokerUnavailable: Kafka is away, or this process was frozen: begin another life.
+            Exception: A defect of ours, or a right that is missing.
         """
         tasks = [asyncio.create_task(one) for one in (stop.wait(), self._steps(), self._tick(), self._until_failed())]
         starting = asyncio.create_task(self._app.start())
         try:
             await asyncio.wait([starting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             if not any(task.done() for task in tasks):
-                await starting
+                _end_of(starting)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks[1:]:
                 if task.done():
-                    task.result()
+                    _end_of(task)
         except Exception as error:
-            if isinstance(error, BrokerUnavailable):
+            away = unavailable(error)
+            if away is None or away is error:
                 raise
-            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+            raise away from error
         finally:
             async with self._lock:
                 self._watch.drop(list(self._watch.owned))
@@ -155,7 +159,20 @@ class FaustSignals:
             crashed.cancel()
         if self._failed.done():
             self._failed.result()
-        raise BrokerUnavailable(f"Faust gave up: {self._app.crash_reason!r}")
+        reason = self._app.crash_reason
+        if isinstance(reason, Exception):
+            raise reason
+        raise BrokerUnavailable(f"Faust gave up: {reason!r}")
+
+    @contextlib.contextmanager
+    def _heeded(self) -> Iterator[None]:
+        """Tells how a callback failed: Faust may pass over it, or cover it with what follows from it."""
+        try:
+            yield
+        except Exception as error:
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            raise
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -178,16 +195,17 @@ class FaustSignals:
             self._watch.drop(list(self._watch.owned))
 
     async def _on_assigned(self, app: Any, assigned: Any, **_: Any) -> None:
-        kept = self._restored & {at.partition for at in assigned if at.topic == self._changelog}
-        self._restored = set()
-        self._forget_waiting()
-        for key in list(self._table.data):
-            if self._watch.home(key.decode()) not in kept:
-                self._table.data.data.pop(key, None)
-        offsets = self._app.tables.recovery.active_offsets
-        for at in list(offsets):
-            if at.partition not in kept:
-                offsets[at] = None
+        with self._heeded():
+            kept = self._restored & {at.partition for at in assigned if at.topic == self._changelog}
+            self._restored = set()
+            self._forget_waiting()
+            for key in list(self._table.data):
+                if self._watch.home(key.decode()) not in kept:
+                    self._table.data.data.pop(key, None)
+            offsets = self._app.tables.recovery.active_offsets
+            for at in list(offsets):
+                if at.partition not in kept:
+                    offsets[at] = None
 
     def _forget_waiting(self) -> None:
         self._waiting.clear()
@@ -195,31 +213,36 @@ class FaustSignals:
 
     async def _on_recovered(self) -> None:
         try:
-            partitions = {at.partition for at in self._app.assignor.assigned_actives() if at.topic == self._changelog}
-            stored: dict[int, dict[str, bytes]] = defaultdict(dict)
-            for key, value in self._table.data.items():
-                home = self._watch.home(key.decode())
-                if home is not None and value is not None:
-                    stored[home][key.decode()] = value[VERSION_BYTES:]
-            async with self._lock:
-                for partition in sorted(partitions):
-                    await self._watch.restore(partition, stored[partition])
-            self._restored = partitions
-            logger.info("restored", extra={"partitions": sorted(partitions)})
-        except BaseException as error:  # Faust waits for its callbacks, and does not look how they end
+            with self._heeded():
+                await self._restore()
+        except asyncio.CancelledError:
             if not self._failed.done():
-                self._failed.set_exception(error)
+                self._failed.set_exception(BrokerUnavailable("Faust gave up while partitions were taken over"))
             raise
+
+    async def _restore(self) -> None:
+        partitions = {at.partition for at in self._app.assignor.assigned_actives() if at.topic == self._changelog}
+        stored: dict[int, dict[str, bytes]] = defaultdict(dict)
+        for key, value in self._table.data.items():
+            home = self._watch.home(key.decode())
+            if home is not None and value is not None:
+                stored[home][key.decode()] = value[VERSION_BYTES:]
+        async with self._lock:
+            for partition in sorted(partitions):
+                await self._watch.restore(partition, stored[partition])
+        self._restored = partitions
+        logger.info("restored", extra={"partitions": sorted(partitions)})
 
     # Signals
 
     async def _read(self, stream: Any) -> None:
-        async for event in stream.noack().events():
-            self._waiting.append(event.message)
-            self._wake.set()
-            while len(self._waiting) >= WAITING_MAX_RECORDS:
-                self._room.clear()
-                await self._room.wait()
+        with self._heeded():
+            async for event in stream.noack().events():
+                self._waiting.append(event.message)
+                self._wake.set()
+                while len(self._waiting) >= WAITING_MAX_RECORDS:
+                    self._room.clear()
+                    await self._room.wait()
 
     async def _steps(self) -> None:
         loop = asyncio.get_running_loop()
@@ -240,8 +263,9 @@ class FaustSignals:
                     await self._watch.rewrite(partition, self)
                 if looking:
                     looked_s = loop.time()
-                    waiting = {message.partition for message in self._waiting}
-                    await self._watch.look(await self._watch.listen(waiting, self), self)
+                    heard = await self._watch.listen({message.partition for message in self._waiting}, self)
+                    self._check_awake()  # before anything is told that others may have told meanwhile
+                    await self._watch.look(heard, self)
             if loop.time() >= committed_s + COMMIT_INTERVAL_S:
                 committed_s = loop.time()
                 await self._commit()
@@ -291,6 +315,8 @@ class FaustSignals:
             async with asyncio.timeout(2 * WRITE_TIMEOUT_S):
                 written = await asyncio.gather(*sent)
         except Exception as error:
+            if unavailable(error) is None:
+                raise
             raise BrokerUnavailable(f"the table was not written: {type(error).__name__}: {error}") from error
         for one in written:
             at, offset = one.topic_partition.partition, one.offset
@@ -298,3 +324,10 @@ class FaustSignals:
                 self._disturbed.add(at)
             self._written[at] = offset
         return max(int(one.timestamp) for one in written)
+
+
+def _end_of(task: asyncio.Task[Any]) -> None:
+    """Raises what a task failed with. Nobody here has cancelled it: a client that was given up cancels who waits."""
+    if task.cancelled():
+        raise BrokerUnavailable("a client was given up while its answer was waited for")
+    task.result()

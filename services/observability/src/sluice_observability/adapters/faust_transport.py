@@ -38,6 +38,10 @@ class SluiceThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     connection: KafkaConnection
     names: KafkaNames
 
+    def on_crash(self, msg: str, *fmt: Any, **_: Any) -> None:
+        """Called by Faust when the thread ends by an error; its own would print the trace as it is."""
+        LOGGER.error(msg.format(*fmt), exc_info=True)
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"

@@ -50,7 +50,7 @@ def migrate(database: Database, migrations: Sequence[Migration]) -> list[str]:
     """Applies what is missing.
 
     A migration that was cut off by a crash is applied again from its first statement, so its statements must be
-    repeatable: they are sent with IF NOT EXISTS.
+    repeatable: CREATE is sent with IF NOT EXISTS, and what is made anew says OR REPLACE.
 
     Returns:
         The names of those applied now.

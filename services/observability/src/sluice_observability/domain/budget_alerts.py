@@ -15,6 +15,7 @@ from sluice_contracts.messages.alert import AlertAction, AlertCondition, AlertRa
 from sluice_contracts.messages.signal import ViolationReported
 from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.budget_state import WINDOW_MS, Attempt, Pipeline, Signal
+from sluice_runtime.redaction import redact
 from sluice_runtime.tracing import child_of
 
 SOURCE = "monitor"
@@ -58,7 +59,7 @@ def breach_alert(pipeline: Pipeline, signal: Signal, breach: Breach) -> CloudEve
 
 
 def violation_alert(pipeline: Pipeline, signal: Signal, violation: ViolationReported) -> CloudEvent[AlertRaised]:
-    """A CRITICAL violation."""
+    """A CRITICAL violation. Whoever reports it may have written a secret: all services read what is told here."""
     detail = f"CRITICAL violation of {violation.policy}" + (f": {violation.detail}" if violation.detail else "")
     data = AlertRaised(
         condition="policy_violation",
@@ -68,7 +69,7 @@ def violation_alert(pipeline: Pipeline, signal: Signal, violation: ViolationRepo
         window_ms=0,
         evidence=(signal.event.id,),
         breached_at_ms=signal.time_ms,
-        detail=detail[:SUMMARY_MAX_CHARACTERS],
+        detail=redact(detail)[:SUMMARY_MAX_CHARACTERS],
     )
     return _alert(pipeline, signal.event.subject, data, (), signal.event.id, signal.event.traceparent)
 

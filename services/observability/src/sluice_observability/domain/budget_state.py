@@ -75,7 +75,8 @@ class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a pipeline's signals can still matter.
 
     Attributes:
-        tenant: Whose it is, by the last signal that names a tenant.
+        tenant: Whose it is, by the spawner's last `watch.changed`; before that by the last signal that names a tenant.
+        claimed: Whether the spawner has said whose it is.
         since_ms: When the first of its signals was appended: it tells one life of an id from the next.
         heard_ms: When the newest of its signals was appended.
         errors: Event times of errors, by event id; `calls` event times and numbers of API calls.
@@ -85,6 +86,7 @@ class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     tenant: str = SYSTEM_TENANT
+    claimed: bool = False
     since_ms: int = 0
     heard_ms: int = 0
     errors: dict[str, int] = {}

@@ -13,6 +13,9 @@ tells how far the partition was heard, from when on an attempt is watched, and w
 what was heard must be of one clock, and a runner's may be minutes behind. Both stand in the log, so a monitor that was
 deaf or down for an hour decides as if it had been awake.
 
+Whose a pipeline is, the spawner says with `watch.changed`: from then on signals of another tenant are as if nobody had
+told them, but those of the installation itself. Before that the last signal's tenant counts.
+
 Bounds: an error or a call that Kafka appended more than `LATENESS_MS` after its event time counts in no window, so that
 what can still matter is finite. Only signals in a window with the new one are looked at: a limit that is lowered counts
 from the pipeline's next signal on. Where there is no limit (`Limits.errors` is None) nothing is kept to count by.
@@ -31,6 +34,7 @@ from msgspec.structs import replace
 from sluice_contracts.envelope import SYSTEM_TENANT, CloudEvent
 from sluice_contracts.messages.alert import AlertCondition, AlertRaised
 from sluice_contracts.messages.signal import ErrorReported, ProgressReported, ViolationReported, WatchChanged
+from sluice_contracts.topics import Principal
 from sluice_observability.domain.budget_alerts import Breach, breach_alert, stuck_alert, violation_alert
 from sluice_observability.domain.budget_limits import Limits
 from sluice_observability.domain.budget_state import (
@@ -52,7 +56,7 @@ ARRIVAL_MS = 1_000
 """Progress may be appended so long after its deadline and still be heard: producers wait, brokers' clocks differ."""
 
 
-Unheeded = Literal["late", "too_many_agents"]
+Unheeded = Literal["late", "too_many_agents", "other_tenant"]
 """Why a signal counts for nothing."""
 
 
@@ -74,6 +78,8 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
     too, but for progress, which then was told once more. Missing progress that the partition was heard beyond is
     told before the signal is looked at, so it does not matter how often `due` was asked meanwhile.
     """
+    if is_foreign(pipeline, signal):
+        return Outcome(pipeline, unheeded="other_tenant")
     pipeline = _living(pipeline, signal)
     heard_ms = max(pipeline.heard_ms, signal.appended_ms)
     if pipeline.revoked:
@@ -81,7 +87,8 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
         return Outcome(replace(pipeline, heard_ms=heard_ms) if noted else pipeline)
     subject = signal.event.subject
     told = due(pipeline, subject, heard_ms, limits)
-    heard = replace(told.pipeline, tenant=tenant_of(pipeline, signal), heard_ms=heard_ms)
+    claimed = pipeline.claimed or _claims(signal)
+    heard = replace(told.pipeline, tenant=tenant_of(pipeline, signal), claimed=claimed, heard_ms=heard_ms)
     match signal.event.data:
         case ErrorReported() as error:
             found = _error(heard, signal, limits)
@@ -101,8 +108,23 @@ def observe(pipeline: Pipeline, signal: Signal, limits: Limits) -> Outcome:
 
 
 def tenant_of(pipeline: Pipeline, signal: Signal) -> str:
-    """Whose a pipeline is once it has this signal: what is nobody's own says nothing of it."""
-    return _living(pipeline, signal).tenant if signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
+    """Whose a pipeline is once it has this signal: what is nobody's own says nothing of it, unless the spawner does."""
+    if _claims(signal):
+        return signal.event.tenant
+    known = _living(pipeline, signal)
+    return known.tenant if known.claimed or signal.event.tenant == SYSTEM_TENANT else signal.event.tenant
+
+
+def is_foreign(pipeline: Pipeline, signal: Signal) -> bool:
+    """Whether a signal is of another tenant than the one whose the pipeline is known to be."""
+    known = _living(pipeline, signal)
+    return known.claimed and signal.event.tenant not in (known.tenant, SYSTEM_TENANT) and not _claims(signal)
+
+
+def _claims(signal: Signal) -> bool:
+    """Whether the spawner says whose the pipeline is, in that it watches one of its agents."""
+    is_watch = isinstance(signal.event.data, WatchChanged)
+    return is_watch and signal.event.source.partition("/")[0] == Principal.SPAWNER
 
 
 def _living(pipeline: Pipeline, signal: Signal) -> Pipeline:
@@ -219,7 +241,8 @@ def _revoked(pipeline: Pipeline, signal: Signal, breach: Breach) -> Outcome:
 
 
 def _ended(pipeline: Pipeline) -> Pipeline:
-    return Pipeline(tenant=pipeline.tenant, since_ms=pipeline.since_ms, heard_ms=pipeline.heard_ms, revoked=True)
+    tenant, claimed, since_ms = pipeline.tenant, pipeline.claimed, pipeline.since_ms
+    return Pipeline(tenant=tenant, claimed=claimed, since_ms=since_ms, heard_ms=pipeline.heard_ms, revoked=True)
 
 
 def _fullest(facts: Iterable[Fact], time_ms: int) -> tuple[int, list[str]]:

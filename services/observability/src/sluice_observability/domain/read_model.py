@@ -17,7 +17,7 @@ from typing import Any
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
 from sluice_contracts.topics import PIPELINE_EVENTS
-from sluice_observability.domain import blackboard, safeguards
+from sluice_observability.domain import blackboard, safeguards, told_turns
 from sluice_observability.domain.folding import Fold
 from sluice_observability.domain.views import (
     AgentView,
@@ -239,7 +239,7 @@ def _succeeded(view: PipelineView, data: pipeline.TaskSucceeded, event: CloudEve
     task.status, task.summary, task.problem = "succeeded", data.summary, None
     task.artifacts, task.usage, task.turns = data.artifacts, data.usage, data.turns
     agent_view = _agent(view, data.agent_id)
-    agent_view.usage, agent_view.turns = data.usage, data.turns
+    agent_view.usage, agent_view.turns, agent_view.is_summed = data.usage, data.turns, True
     _touch(agent_view, event)
 
 
@@ -289,7 +289,10 @@ def _attempt_lost(view: PipelineView, data: pipeline.AgentAttemptLost, event: Cl
 
 
 def _attempt_refused(view: PipelineView, data: pipeline.AgentAttemptRefused, event: CloudEvent[Message]) -> None:
-    _agent(view, data.agent_id).messages_refused += 1
+    agent_view = _agent(view, data.agent_id)
+    agent_view.messages_refused += 1
+    if data.refused_type == agent.AgentTurnFinished.type:
+        told_turns.refuse(agent_view, data.refused_id)
     safeguards.refuse_findings(view, data)
 
 
@@ -305,15 +308,7 @@ def _answered(view: PipelineView, data: pipeline.QuestionAnswered, event: CloudE
 
 def _turn_finished(view: PipelineView, data: agent.AgentTurnFinished, event: CloudEvent[Message]) -> None:
     agent_view = _agent(view, data.agent_id)
-    # Of its topic alone, so that it is the same however this topic and the spawner's are interleaved. A turn counts
-    # once, whichever attempt told it first; at the task's success the spawner's sums replace these.
-    if data.turn > agent_view.turns:
-        agent_view.turns = data.turn
-        agent_view.usage = agent_view.usage + data.usage
-        agent_view.turn_finished_at_ms = 0
-    if data.turn == agent_view.turns and event.time_ms >= agent_view.turn_finished_at_ms:
-        agent_view.model = data.model
-        agent_view.transcript, agent_view.turn_finished_at_ms = data.transcript, event.time_ms
+    told_turns.tell(agent_view, event.id, told_turns.told_by(data, event.time_ms))
     _touch(agent_view, event)
 
 

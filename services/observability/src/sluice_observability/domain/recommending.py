@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sluice_contracts.handoff import Command, RecommendedAction
 from sluice_contracts.limits import IDENTIFIER_PATTERN
+from sluice_contracts.messages.pipeline import AgentAttemptLost
+from sluice_contracts.messages.token import FULL_REVOCATIONS
+from sluice_observability.domain.problem_codes import About, about
 from sluice_observability.domain.views import PipelineView
 
 NAMED_MAX_COUNT = 5
@@ -19,7 +22,7 @@ NAMED_MAX_COUNT = 5
 AGENTS_SHOWN_COUNT = 3
 """Whose last turns a command shows: of those that had errors, the first."""
 
-TOOL_FAILED = "tool_failed"
+REVOKED = "credential_revoked"
 
 Rule = Callable[[PipelineView, str], RecommendedAction | None]
 
@@ -47,7 +50,7 @@ def _secure(view: PipelineView, reason: str) -> RecommendedAction | None:
 
 
 def _provider(view: PipelineView, reason: str) -> RecommendedAction | None:
-    codes = {one.code for one in view.errors.values() if one.code.startswith(("provider_", "model_"))}
+    codes = _codes(view, "provider")
     if not codes:
         return None
     return RecommendedAction(
@@ -60,7 +63,7 @@ def _provider(view: PipelineView, reason: str) -> RecommendedAction | None:
 def _tools(view: PipelineView, reason: str) -> RecommendedAction | None:
     said: Counter[str] = Counter()
     for one in view.errors.values():
-        if one.code == TOOL_FAILED:
+        if about(one.code) == "tools":
             said.update(one.details)
     if not said:
         return None
@@ -84,8 +87,27 @@ def _calls(view: PipelineView, reason: str) -> RecommendedAction | None:
     )
 
 
+def _credentials(view: PipelineView, reason: str) -> RecommendedAction | None:
+    codes = _codes(view, "credentials")
+    if reason in FULL_REVOCATIONS:
+        codes -= {REVOKED}  # a runner may hear of it from Vault before it is stopped
+    if not codes:
+        return None
+    return RecommendedAction(
+        code="check_credentials",
+        text="Check Vault and the vault-broker: credentials ended, or were not to be had, before the work was "
+        "done. See whether Vault could be reached and tokens were renewed; what became of each stands in the report.",
+        because=_named(sorted(codes)),
+    )
+
+
 def _lost(view: PipelineView, reason: str) -> RecommendedAction | None:
+    by_code: dict[str, set[str]] = {}
+    for one in view.errors.values():
+        if one.type == AgentAttemptLost.type and one.agent_id is not None:
+            by_code.setdefault(one.agent_id, set()).add(one.code)
     lost = [one.agent_id for one in view.agents.values() if one.attempts_lost]
+    lost = [one for one in lost if {about(code) for code in by_code.get(one, ())} != {"credentials"}]
     if not lost:
         return None
     return RecommendedAction(
@@ -190,6 +212,10 @@ def _commands(view: PipelineView, agents: Sequence[str]) -> Iterator[Command]:
     )
 
 
+def _codes(view: PipelineView, subject: About) -> set[str]:
+    return {one.code for one in view.errors.values() if about(one.code) == subject}
+
+
 def _named(things: Sequence[str]) -> str:
     shown = ", ".join(one[:200] for one in things[:NAMED_MAX_COUNT])
     return shown if len(things) <= NAMED_MAX_COUNT else f"{shown} and {len(things) - NAMED_MAX_COUNT} more"
@@ -202,6 +228,7 @@ RULES: tuple[Rule, ...] = (
     _tools,
     _calls,
     _stuck,
+    _credentials,
     _lost,
     _questions,
     _failed_tasks,

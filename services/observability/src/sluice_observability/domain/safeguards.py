@@ -1,7 +1,8 @@
 """The folds of credentials, breaches, errors, handoff reports and diagnoses. The dispatch table stands at the end.
 
 Between their topics there is no order, and a repetition has its first one's id: the read model lets each in once.
-What one pipeline may leave here is bounded: the newest and what still lives is kept, and SQL has all.
+What one pipeline may leave here is bounded: the newest and what still lives is kept, and SQL has all. What strangers
+say in signals is redacted at this door: it is shown, and goes into reports, which models read.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 import msgspec
 
 from sluice_contracts.envelope import CloudEvent
+from sluice_contracts.limits import SUMMARY_MAX_CHARACTERS
 from sluice_contracts.messages import Message, agent, alert, pipeline, report, signal, token
 from sluice_observability.domain.folding import Fold
 from sluice_observability.domain.views import AlertView, ErrorsView, FindingsView, HandoffView, PipelineView, TokenView
+from sluice_runtime.redaction import redact
 
 TOKENS_MAX_COUNT = 2_000
 """Credentials kept of one pipeline: an attempt has one, and a thousand tasks may run."""
@@ -78,11 +81,15 @@ def count_error(view: PipelineView, code: str, detail: str, agent_id: str | None
 
 
 def _error(view: PipelineView, data: signal.ErrorReported, event: CloudEvent[Message]) -> None:
-    count_error(view, data.code, data.detail, data.agent_id, event)
+    count_error(view, _clean(data.code), _clean(data.detail), data.agent_id, event)
 
 
 def _violation(view: PipelineView, data: signal.ViolationReported, event: CloudEvent[Message]) -> None:
-    count_error(view, data.policy, f"{data.severity}: {data.detail}", data.agent_id, event)
+    count_error(view, _clean(data.policy), _clean(f"{data.severity}: {data.detail}"), data.agent_id, event)
+
+
+def _clean(text: str) -> str:
+    return redact(text)[:SUMMARY_MAX_CHARACTERS]
 
 
 def _agent_failed(view: PipelineView, data: agent.AgentFailed, event: CloudEvent[Message]) -> None:

@@ -35,6 +35,17 @@ class TaskView:
 
 
 @dataclass(slots=True)
+class ToldTurn:
+    """A turn, as a runner told that it is finished."""
+
+    turn: int
+    usage: Usage
+    model: str
+    transcript: ArtifactRef
+    finished_at_ms: int
+
+
+@dataclass(slots=True)
 class AgentView:
     """An agent of a pipeline. While it runs, `turns` and `usage` are what its runners said; the end's are exact."""
 
@@ -56,6 +67,14 @@ class AgentView:
     transcript: ArtifactRef | None = None
     turn_finished_at_ms: int = 0
     updated_at_ms: int = 0
+    turns_told: Annotated[dict[str, ToldTurn | None], Field(exclude=True)] = field(default_factory=dict)
+    """The newest turns by the events that told them; None where that event was refused. Not shown, nor what follows."""
+    turns_settled: Annotated[int, Field(exclude=True)] = 0
+    """Turns up to this one are not looked at any more: what they used, and the last of them."""
+    usage_settled: Annotated[Usage, Field(exclude=True)] = field(default_factory=Usage)
+    last_settled: Annotated[ToldTurn | None, Field(exclude=True)] = None
+    is_summed: Annotated[bool, Field(exclude=True)] = False
+    """Whether turns and usage are the spawner's sums."""
 
 
 @dataclass(slots=True)

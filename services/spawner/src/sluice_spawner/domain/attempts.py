@@ -12,12 +12,14 @@ from sluice_contracts.messages.pipeline import AgentAttemptLost, TaskStarted
 from sluice_runtime.deciding import LeaseExpired
 from sluice_spawner.domain import breaches, ending, fencing, questions, tasks
 from sluice_spawner.domain.building import DecisionBuilder
-from sluice_spawner.domain.errors import AgentTimeout, CoordinationFailed, SpawnerError, SpawnLimitExceeded
+from sluice_spawner.domain.errors import (
+    CREDENTIAL_ENDS,
+    AgentTimeout,
+    CoordinationFailed,
+    SpawnerError,
+    SpawnLimitExceeded,
+)
 from sluice_spawner.domain.state import AgentEntity, AttemptRecord
-
-CREDENTIAL_ENDS = ("credential_expired", "credential_revoked")
-"""What runners say when Vault no longer knows their token: it is not the task's fault. Revocations that are come as
-`token.revoked` and `alert.raised` too, and whichever is heard first counts."""
 
 
 def started(builder: DecisionBuilder, message: AgentAttemptStarted) -> None:

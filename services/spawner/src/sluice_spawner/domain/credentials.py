@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluice_contracts.messages.agent import AgentGrantOpened
+from sluice_contracts.messages.agent import AgentGrantOpened, AgentGrantRefused
 from sluice_contracts.messages.base import Problem
 from sluice_contracts.messages.token import (
     FULL_REVOCATIONS,
@@ -79,6 +79,10 @@ def renewed(builder: DecisionBuilder, message: TokenRenewed) -> None:
 
 def opened(builder: DecisionBuilder, message: AgentGrantOpened) -> None:
     """A runner has its credential: that is for the log."""
+
+
+def open_refused(builder: DecisionBuilder, message: AgentGrantRefused) -> None:
+    """A runner could not open its grant: that is for the log, and the attempt ends by the `agent.failed` after it."""
 
 
 def _waiting(builder: DecisionBuilder, agent_id: str | None, attempt: int | None) -> AgentEntity | None:

@@ -22,6 +22,11 @@ NAMES_SHOWN_MAX_COUNT = 20
 DETAIL_MAX_CHARACTERS = 3_800
 """Below the contract's limit of a summary."""
 
+CREDENTIAL_ENDS = ("credential_expired", "credential_revoked")
+"""Codes of an attempt that ended since Vault no longer knows its token, as its runner says, or the vault-broker: it is
+not the task's fault. Revocations that are come as `token.revoked` and `alert.raised` too, and whichever is heard first
+counts."""
+
 
 class SpawnerError(Exception):
     """Base of the domain's errors.

@@ -12,6 +12,7 @@ from sluice_contracts.messages.pipeline import (
     QuestionAnswered,
     QuestionAsked,
 )
+from sluice_spawner.domain.errors import CREDENTIAL_ENDS
 from sluice_spawner.domain.facts import (
     AgentSuspended,
     Fact,
@@ -126,9 +127,9 @@ def failed(view: View, message: agent.AgentFailed, fact: Fact, policy: SpawnerPo
 
 
 def attempt_lost(view: View, message: AgentAttemptLost, fact: Fact, policy: SpawnerPolicy) -> None:
-    """The current attempt is over: its runner is silent, or no runner ever took it."""
+    """The current attempt is over: its runner is silent, its credential has ended, or no runner ever took it."""
     entity = view.agent(message.agent_id)
-    if message.runner_id is None:
+    if message.runner_id is None and message.problem.code not in CREDENTIAL_ENDS:
         entity = replace(entity, untaken=entity.untaken + 1)
     else:
         entity = replace(entity, lost=entity.lost + 1)

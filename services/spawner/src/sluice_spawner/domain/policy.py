@@ -86,8 +86,8 @@ class SpawnerPolicy:
     """Attempts in a row that no runner took; then the task fails. Thirty bridge five minutes without runners."""
 
     lost_attempts_max: int = 100
-    """Attempts of one agent whose lease ran out; then the task fails. A task may last a day, and each leaves 60 bytes
-    in the agent's entity."""
+    """Attempts of one agent whose lease ran out, or whose credential ended; then the task fails. A task may last a day,
+    and each leaves 60 bytes in the agent's entity."""
 
     questions_per_pipeline_max: int = 1_000
     """Questions of one pipeline over its life: each leaves some 200 bytes in the state until the pipeline ends."""

@@ -242,7 +242,7 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
         attempt: The current attempt; 0 before the first.
         turns_before: Turns finished when the current attempt began.
         untaken: Attempts in a row that no runner took.
-        lost: Attempts whose lease ran out.
+        lost: Attempts whose lease ran out, or whose credential ended.
         deadline_at_ms: Of the task, over all attempts. It stands still from `waiting_since_ms` on.
         deadline_generation: Of the task's timer.
         pending: Questions of it that have no answer yet.

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.1
 """How often we look for what is due again, or was restored, if nobody wakes us."""
 
+END_S = 5.0
+"""What is under way when the broker stops may take so long; most acts take a tenth of a second."""
+
 Inject = Callable[[int, Sequence[Injected]], None]
 
 
@@ -66,6 +69,7 @@ class Hands:
         self._answer = answer
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vault")
+        self._doing: set[asyncio.Future[Message]] = set()
         self._wake = asyncio.Event()
         self._defect: BaseException | None = None
 
@@ -101,9 +105,16 @@ class Hands:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
+    async def ended(self) -> bool:
+        """Waits, once they were stopped, for what is under way, but not for ever; whether nothing is any more."""
+        if self._doing:
+            await asyncio.wait(self._doing, timeout=END_S)
+        return not self._doing
+
     def _begin(self, wanted: Wanted) -> None:
         act = act_for(self._vault, self._clock, self._terms, wanted)
         doing = asyncio.get_running_loop().run_in_executor(self._pool, self._do, wanted, act)
+        self._doing.add(doing)
         doing.add_done_callback(lambda done: self._ended(wanted, done))
 
     def _do(self, wanted: Wanted, act: Act) -> Message:
@@ -116,6 +127,7 @@ class Hands:
 
     def _ended(self, wanted: Wanted, done: asyncio.Future[Message]) -> None:
         now_ms = self._clock.now_ms()
+        self._doing.discard(done)
         if done.cancelled():
             return
         fault = done.exception()

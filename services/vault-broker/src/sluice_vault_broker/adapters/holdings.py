@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from sluice_runtime.deciding import Entity
 from sluice_vault_broker.domain.state import FinishedPipeline, PipelineEntity, RevocationEntity, TokenEntity
@@ -41,6 +42,14 @@ class Wanted:
     parent: TokenEntity | None = None
 
 
+class Place(NamedTuple):
+    """A place among what is wanted: the lower the number, the longer. No number comes again."""
+
+    number: int
+    kind: Kind
+    key: str
+
+
 class Holdings:
     """The durable state of the owned partitions, as far as Vault is concerned; and nothing that is not in it."""
 
@@ -51,6 +60,10 @@ class Holdings:
         self._tenants: dict[str, str] = {}
         self._accessors: dict[str, str] = {}
         self._wanted: dict[Kind, dict[str, TokenEntity | RevocationEntity]] = {kind: {} for kind in Kind}
+        self._places: dict[str, Place] = {}
+        self._place_count = 0
+        self._below: dict[str, set[str]] = defaultdict(set)
+        self._woken: dict[str, None] = {}
         self._last: dict[str, set[str]] = defaultdict(set)
         self._restored: set[int] = set()
         self._live_count = 0
@@ -89,25 +102,45 @@ class Holdings:
                 if entity.top is not None:
                     self._accessors[entity.top] = key
                 if entity.renewing_since_ms is not None:
-                    self._wanted[Kind.RENEW][key] = entity
+                    self._want(Kind.RENEW, key, entity)
             else:
-                self._wanted[Kind.MINT][key] = entity
+                self._want(Kind.MINT, key, entity)
+                for parent in _parents(key, entity):
+                    self._below[parent].add(key)
+            self._wake_below(key)
         elif isinstance(entity, RevocationEntity):
-            self._wanted[Kind.REVOKE][key] = entity
+            self._want(Kind.REVOKE, key, entity)
             for accessor in (entity.accessor, *entity.accessors, *entity.also):
                 self._accessors[accessor] = key
             if entity.last:
                 self._last[key.partition("/")[0]].add(key)
 
+    def _want(self, kind: Kind, key: str, entity: TokenEntity | RevocationEntity) -> None:
+        """Puts it behind all others of its kind."""
+        self._wanted[kind].pop(key, None)
+        self._wanted[kind][key] = entity
+        self._place_count += 1
+        self._places[key] = Place(self._place_count, kind, key)
+        self._woken[key] = None
+
+    def _wake_below(self, parent: str) -> None:
+        """What is wanted below a token that has changed may be doable now."""
+        self._woken.update(dict.fromkeys(self._below.get(parent, ())))
+
     def _drop(self, key: str) -> None:
         self._partition_of.pop(key, None)
-        for wanted in self._wanted.values():
-            entity = wanted.pop(key, None)
-            if isinstance(entity, RevocationEntity):
-                self._forget_accessors(key, entity.accessor, *entity.accessors, *entity.also)
-                self._forget_last(key)
+        place = self._places.pop(key, None)
+        entity = None if place is None else self._wanted[place.kind].pop(key)
+        if isinstance(entity, RevocationEntity):
+            self._forget_accessors(key, entity.accessor, *entity.accessors, *entity.also)
+            self._forget_last(key)
         token = self._tokens.pop(key, None)
         if token is not None:
+            for parent in () if token.lives else _parents(key, token):
+                self._below[parent].discard(key)
+                if not self._below[parent]:
+                    del self._below[parent]
+            self._wake_below(key)
             self._live_count -= token.lives
             self._forget_accessors(key, token.accessor, token.top or "")
         pipeline_id, _, rest = key.partition("/")
@@ -124,26 +157,47 @@ class Holdings:
         self._last[pipeline_id].discard(key)
         if not self._last[pipeline_id]:
             del self._last[pipeline_id]
+            self._woken[f"{pipeline_id}/root"] = None
 
     # Asked by the hands
 
-    def wanted(self, kind: Kind) -> Iterator[Wanted]:
-        """What can be done now, the longest wanted first: a token whose parent lives, a renewal, a revocation.
+    def woken(self) -> list[str]:
+        """Keys of what may be doable since this was asked last: it is new, or what it waited for has changed."""
+        keys, self._woken = list(self._woken), {}
+        return keys
 
-        What was put behind its like counts as wanted since then.
+    def place(self, key: str) -> Place | None:
+        """Where something that is wanted stands. What was put behind its like counts as wanted since then."""
+        return self._places.get(key)
+
+    def current(self, place: Place) -> bool:
+        """Whether what stands at a place still does."""
+        return self._places.get(place.key) == place
+
+    def at(self, place: Place) -> Wanted | None:
+        """What stands at a place, if it can be done now: a token whose parent lives, a renewal, a revocation.
+
         A pipeline's own token waits until an earlier life of the pipeline's id is ended: with it goes the entity.
         """
-        for key, entity in self._wanted[kind].items():
-            pipeline_id = key.partition("/")[0]
-            parent = None
-            if kind is Kind.MINT and isinstance(entity, TokenEntity) and entity.agent_id is not None:
-                parent = self._parent(pipeline_id, entity)
-                if parent is None:
-                    continue
-            elif kind is Kind.MINT and pipeline_id in self._last:
-                continue
-            tenant = entity.tenant if isinstance(entity, RevocationEntity) else self._tenants[pipeline_id]
-            yield Wanted(kind, self._partition_of[key], pipeline_id, tenant, key, entity, parent)
+        _, kind, key = place
+        if not self.current(place):
+            return None
+        entity, pipeline_id, parent = self._wanted[kind][key], key.partition("/")[0], None
+        if kind is Kind.MINT and isinstance(entity, TokenEntity) and entity.agent_id is not None:
+            parent = self._parent(key, entity)
+            if parent is None:
+                return None
+        elif kind is Kind.MINT and pipeline_id in self._last:
+            return None
+        tenant = entity.tenant if isinstance(entity, RevocationEntity) else self._tenants[pipeline_id]
+        return Wanted(kind, self._partition_of[key], pipeline_id, tenant, key, entity, parent)
+
+    def wanted(self, kind: Kind) -> Iterator[Wanted]:
+        """All of a kind that can be done now, the longest wanted first."""
+        for key in self._wanted[kind]:
+            found = self.at(self._places[key])
+            if found is not None:
+                yield found
 
     def still(self, wanted: Wanted) -> bool:
         """Whether it is still wanted, exactly as it was."""
@@ -152,18 +206,16 @@ class Holdings:
     def put_behind(self, wanted: Wanted) -> None:
         """Puts one behind all others of its kind."""
         if self.still(wanted):
-            of_kind = self._wanted[wanted.kind]
-            of_kind[wanted.key] = of_kind.pop(wanted.key)
+            self._want(wanted.kind, wanted.key, wanted.entity)
 
     def count(self, kind: Kind) -> int:
         """How much of a kind is wanted, whether or not it can be done now."""
         return len(self._wanted[kind])
 
-    def _parent(self, pipeline_id: str, entity: TokenEntity) -> TokenEntity | None:
-        own = None
-        if entity.parent_agent_id is not None:
-            own = self._tokens.get(f"{pipeline_id}/token/{entity.parent_agent_id}")
-        parent = own if own is not None and own.is_parent else self._tokens.get(f"{pipeline_id}/root")
+    def _parent(self, key: str, entity: TokenEntity) -> TokenEntity | None:
+        root, *named = (self._tokens.get(parent) for parent in _parents(key, entity))
+        own = named[0] if named else None
+        parent = own if own is not None and own.is_parent else root
         return parent if parent is not None and parent.lives else None
 
     # Asked by the reconciler
@@ -177,9 +229,9 @@ class Holdings:
         return accessor in self._accessors
 
     @property
-    def accessors(self) -> frozenset[str]:
-        """All that are known, as they are now."""
-        return frozenset(self._accessors)
+    def accessors(self) -> dict[str, str]:
+        """All that are known, as they are now, and whose they are by key: a copy, like `tokens` some milliseconds'."""
+        return self._accessors.copy()
 
     def on_its_way(self, pipeline_id: str, agent_id: str | None, number: int) -> bool:
         """Whether a token of this number is wanted and not known to exist: one that exists may be just that."""
@@ -187,13 +239,14 @@ class Holdings:
         token = self._tokens.get(key)
         return token is not None and token.number == number and not token.lives
 
-    def living(self) -> dict[str, tuple[int, str, TokenEntity]]:
-        """All living tokens by key: partition, pipeline, token."""
-        return {
-            key: (self._partition_of[key], key.partition("/")[0], token)
-            for key, token in self._tokens.items()
-            if token.lives
-        }
+    @property
+    def tokens(self) -> dict[str, TokenEntity]:
+        """All tokens by key, as they are now; those that are only wanted, too."""
+        return self._tokens.copy()
+
+    def partition_of(self, key: str) -> int | None:
+        """Where something stands; None: it does not stand any more."""
+        return self._partition_of.get(key)
 
     def has_no_token(self, pipeline_id: str) -> bool:
         """Whether a pipeline is known, and has no token of its own, nor wants one: then it needs no entity."""
@@ -204,3 +257,12 @@ class Holdings:
     def live_tokens(self) -> int:
         """How many tokens live."""
         return self._live_count
+
+
+def _parents(key: str, entity: TokenEntity) -> tuple[str, ...]:
+    """Keys of the tokens that one may be below: the pipeline's own, and the one that was named."""
+    pipeline_id = key.partition("/")[0]
+    if entity.agent_id is None:
+        return ()
+    named = () if entity.parent_agent_id is None else (f"{pipeline_id}/token/{entity.parent_agent_id}",)
+    return (f"{pipeline_id}/root", *named)

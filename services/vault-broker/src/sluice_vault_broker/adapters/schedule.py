@@ -5,10 +5,13 @@ Time comes from outside: threads and the simulation drive the same object.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from sluice_vault_broker.adapters.holdings import Holdings, Kind, Wanted
+from sluice_vault_broker.adapters.line import Line
 from sluice_vault_broker.ports import VaultAway, VaultFault
 
 BACKOFF_MIN_MS, BACKOFF_MAX_MS = 100, 5_000
@@ -75,7 +78,8 @@ class Schedule:
     Guarantees: at most `places` are given out at once; of these some are for revocations alone. While Vault is away one
     thing at a time is tried, and nothing else. What alone is not answered, while others are — a quota on one path, a
     tree too large to end in time — is tried in the same way beside the others, which go on. What was answered is given
-    out again only once the state has changed.
+    out again only once the state has changed. What it costs to find the next thing does not grow with how many there
+    are: one that can't be given out leaves its line, and whatever changes that lines it up again, at its old place.
 
     Args:
         holdings: What is wanted.
@@ -94,7 +98,10 @@ class Schedule:
         self._tries: dict[str, _Try] = {}
         self._prune_at = PRUNE_COUNT
         self._away, self._stuck = _Probing(), _Probing()
-        self._held: set[str] = set()
+        self._lines = {(kind, stuck): Line(holdings.current) for kind in Kind for stuck in (False, True)}
+        self._later: list[tuple[int, str]] = []
+        self._unready: dict[int, set[str]] = defaultdict(set)
+        self._held: dict[str, set[str]] = {}
 
     @property
     def away(self) -> bool:
@@ -110,6 +117,7 @@ class Schedule:
         """Gives out the next thing to do, or None if there is nothing now. It must be answered or have failed."""
         if len(self._given) >= self._places:
             return None
+        self._look(now_ms)
         if self.away:
             if self._given or not self._away.may(now_ms):
                 return None
@@ -120,17 +128,40 @@ class Schedule:
                 return found
         return self._give(Kind, now_ms)
 
+    def _look(self, now_ms: int) -> None:
+        """Lines up what may be doable since the last look."""
+        keys = self._holdings.woken()
+        while self._later and self._later[0][0] <= now_ms:
+            keys.append(heappop(self._later)[1])
+        for number in filter(self._ready, list(self._unready)):
+            keys += self._unready.pop(number)
+        for key in keys:
+            self._line_up(key)
+
+    def _line_up(self, key: str) -> None:
+        place = self._holdings.place(key)
+        if place is not None:
+            self._lines[place.kind, self._is_stuck(key)].put(place)
+
     def _give(self, kinds: Iterable[Kind], now_ms: int, probing: _Probing | None = None) -> Wanted | None:
+        stuck = (False, True) if probing is self._away else (probing is self._stuck,)
         for kind in kinds:
             if kind is not Kind.REVOKE and self._others >= self._for_others:
                 continue
-            for wanted in self._holdings.wanted(kind):
-                in_turn = probing is self._away or self._is_stuck(wanted.key) is (probing is self._stuck)
-                if in_turn and self._free(wanted, now_ms):
-                    self._given[wanted.key] = wanted
-                    if probing is not None:
-                        probing.given(kind)
-                    return wanted
+            wanted = self._next([self._lines[kind, one] for one in stuck], now_ms)
+            if wanted is not None:
+                self._given[wanted.key] = wanted
+                if probing is not None:
+                    probing.given(kind)
+                return wanted
+        return None
+
+    def _next(self, lines: list[Line], now_ms: int) -> Wanted | None:
+        """Takes out of lines until something may be given out. What may not is lined up by whatever changes that."""
+        while lines := [one for one in lines if one]:
+            wanted = self._holdings.at(min(lines, key=lambda one: one.first).pop())
+            if wanted is not None and self._free(wanted, now_ms):
+                return wanted
         return None
 
     def _is_stuck(self, key: str) -> bool:
@@ -142,7 +173,13 @@ class Schedule:
 
     def _free(self, wanted: Wanted, now_ms: int) -> bool:
         key = wanted.key
-        if key in self._given or wanted.pipeline_id in self._held or not self._ready(wanted.partition):
+        if key in self._given:
+            return False
+        if wanted.pipeline_id in self._held:
+            self._held[wanted.pipeline_id].add(key)
+            return False
+        if not self._ready(wanted.partition):
+            self._unready[wanted.partition].add(key)
             return False
         answered = self._answered.get(key)
         if answered is not None:
@@ -160,6 +197,7 @@ class Schedule:
         self._given.pop(wanted.key, None)
         self._heard(wanted)
         self._answered[wanted.key] = wanted
+        self._line_up(wanted.key)  # the state may have changed since it was given out
         if len(self._answered) > self._prune_at:  # what the decider has heard of is not remembered
             self._answered = {key: one for key, one in self._answered.items() if self._holdings.still(one)}
             self._tries = {key: one for key, one in self._tries.items() if self._holdings.still(one.wanted)}
@@ -171,10 +209,12 @@ class Schedule:
         tried = self._tries.get(wanted.key) or _Try(wanted)
         if isinstance(fault, VaultAway):
             self._missed(tried, now_ms)
-            return
-        self._heard(wanted)
-        again_ms = now_ms + _backoff_ms(tried.count)
-        self._tries[wanted.key] = _Try(wanted, tried.count + 1, again_ms)
+        else:
+            self._heard(wanted)
+            again_ms = now_ms + _backoff_ms(tried.count)
+            self._tries[wanted.key] = _Try(wanted, tried.count + 1, again_ms)
+        heappush(self._later, (self._tries[wanted.key].again_ms, wanted.key))
+        self._line_up(wanted.key)
 
     def _heard(self, wanted: Wanted) -> None:
         """Vault answered."""
@@ -197,14 +237,16 @@ class Schedule:
         """The partition is no longer ours: what it had answered may never have been decided."""
         self._answered = {key: one for key, one in self._answered.items() if one.partition != partition}
         self._tries = {key: one for key, one in self._tries.items() if one.wanted.partition != partition}
+        self._unready.pop(partition, None)
 
     def hold(self, pipeline_id: str) -> None:
         """Gives nothing of a pipeline out until it is released."""
-        self._held.add(pipeline_id)
+        self._held.setdefault(pipeline_id, set())
 
     def release(self, pipeline_id: str) -> None:
         """Ends `hold`."""
-        self._held.discard(pipeline_id)
+        for key in self._held.pop(pipeline_id, ()):
+            self._line_up(key)
 
 
 def _backoff_ms(count: int) -> int:

@@ -150,12 +150,15 @@ def _set_timer(view: View, name: str, due_at_ms: int, fact: Fact) -> None:
 # Tokens
 
 
-def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPolicy) -> None:
+def _next_number(view: View) -> int:
     pipeline = view.pipeline()
-    pipeline = replace(pipeline, tokens=pipeline.tokens + 1)
-    view.put_pipeline(pipeline)
+    view.put_pipeline(replace(pipeline, tokens=pipeline.tokens + 1))
+    return pipeline.tokens + 1
+
+
+def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPolicy) -> None:
     entity = TokenEntity(
-        number=pipeline.tokens,
+        number=_next_number(view),
         wanted_at_ms=fact.time_ms,
         request_id=message.request_id,
         agent_id=message.agent_id,
@@ -181,6 +184,11 @@ def _wanted(view: View, message: facts.TokenWanted, fact: Fact, policy: BrokerPo
         view.put_agent(message.agent_id, asked)
 
 
+def _wanted_again(view: View, message: facts.TokenWantedAgain, fact: Fact, policy: BrokerPolicy) -> None:
+    entity = replace(view.token(message.agent_id), number=_next_number(view), wanted_at_ms=fact.time_ms)
+    view.put_token(message.agent_id, entity)
+
+
 def _root_asked(view: View, message: facts.RootAsked, fact: Fact, policy: BrokerPolicy) -> None:
     view.put_token(None, replace(view.token(None), request_id=message.request_id, implied=False))
 
@@ -204,6 +212,7 @@ def _renewed(view: View, message: facts.VaultRenewed, fact: Fact, policy: Broker
     entity = replace(
         view.token(message.agent_id),
         renewing_since_ms=None,
+        renewal_command_id=None,
         renewed_at_ms=message.renewed_at_ms,
         expires_at_ms=message.expires_at_ms,
     )
@@ -212,7 +221,8 @@ def _renewed(view: View, message: facts.VaultRenewed, fact: Fact, policy: Broker
 
 
 def _renewal_wanted(view: View, message: facts.RenewalWanted, fact: Fact, policy: BrokerPolicy) -> None:
-    entity = replace(view.token(message.agent_id), renewing_since_ms=fact.time_ms)
+    token = view.token(message.agent_id)
+    entity = replace(token, renewing_since_ms=fact.time_ms, renewal_command_id=message.command_id)
     view.put_token(message.agent_id, entity)
     _set_token_timer(view, entity, fact, policy)
 
@@ -285,6 +295,7 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     facts.CommandDecided: _decided,
     facts.AttemptClosed: _closed,
     facts.TokenWanted: _wanted,
+    facts.TokenWantedAgain: _wanted_again,
     facts.RootAsked: _root_asked,
     facts.VaultMinted: _minted,
     facts.VaultRenewed: _renewed,

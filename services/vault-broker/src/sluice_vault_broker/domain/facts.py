@@ -112,6 +112,13 @@ class TokenWanted(Message):
     may_have_agents: bool = False
 
 
+class TokenWantedAgain(Message):
+    """A token that is wanted was made in vain: there shall be another one, under a number of its own."""
+
+    type: ClassVar[str] = "token.wanted_again"
+    agent_id: str | None = None
+
+
 class RootAsked(Message):
     """The pipeline's own token, which is on its way, is asked for by itself as well."""
 
@@ -135,10 +142,11 @@ class TokenLost(Message):
 
 
 class RenewalWanted(Message):
-    """A token shall be renewed."""
+    """A token shall be renewed: it is due, or a command asks for it."""
 
     type: ClassVar[str] = "renewal.wanted"
     agent_id: str | None = None
+    command_id: str | None = None
 
 
 class RevocationWanted(Message):

@@ -22,6 +22,7 @@ from sluice_vault_broker.domain.facts import (
     TokenLooked,
     TokenLost,
     TokenWanted,
+    TokenWantedAgain,
     VaultGone,
     VaultMinted,
     VaultRenewed,
@@ -41,7 +42,7 @@ def minted(builder: DecisionBuilder, message: VaultMinted) -> None:
         if token.agent_id is None or (parent is not None and parent.accessor == message.parent_accessor):
             _grant(builder, message, token)
             return
-        _want_again(builder, token)  # what it is below has ended, and so has it, or will
+        builder.accept(TokenWantedAgain(agent_id=token.agent_id))  # what it is below has ended, and so has it, or will
     elif token is not None and token.accessor == message.accessor:
         return
     _revoke_stray(builder, message.top or message.accessor, message.agent_id, message.attempt)
@@ -58,6 +59,7 @@ def _grant(builder: DecisionBuilder, message: VaultMinted, token: TokenEntity) -
             attempt=token.attempt,
             accessor=message.accessor,
             latency_ms=max(0, builder.now_ms - token.wanted_at_ms),
+            reason="implied" if token.implied else "requested",
             policies=message.policies,
             parent_accessor=message.parent_accessor,
             queue=token.queue,
@@ -75,7 +77,7 @@ def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
     token = builder.view.find_token(message.agent_id)
     if token is None or token.accessor != message.accessor or token.renewing_since_ms is None:
         return
-    since_ms = token.renewing_since_ms
+    since_ms, command_id = token.renewing_since_ms, token.renewal_command_id
     builder.accept(message)
     builder.publish(
         TokenRenewed(
@@ -83,8 +85,10 @@ def renewed(builder: DecisionBuilder, message: VaultRenewed) -> None:
             attempt=token.attempt,
             accessor=token.accessor,
             latency_ms=max(0, builder.now_ms - since_ms),
+            reason="due" if command_id is None else "manual",
             expires_at_ms=message.expires_at_ms,
         ),
+        causation_id=command_id,
         traceparent=token.traceparent,
     )
 
@@ -175,19 +179,6 @@ def _revoke_unsure(builder: DecisionBuilder, token: TokenEntity) -> None:
             reason="orphaned", agent_id=token.agent_id, attempt=token.attempt,
         )
     )  # fmt: skip
-
-
-def _want_again(builder: DecisionBuilder, token: TokenEntity) -> None:
-    builder.accept(
-        TokenWanted(
-            agent_id=token.agent_id,
-            attempt=token.attempt,
-            queue=token.queue,
-            parent_agent_id=token.parent_agent_id,
-            request_id=token.request_id,
-            may_have_agents=token.may_have_agents,
-        )
-    )
 
 
 def _revoke_stray(builder: DecisionBuilder, accessor: str, agent_id: str | None, attempt: int | None) -> None:

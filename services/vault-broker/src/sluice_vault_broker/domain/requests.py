@@ -37,7 +37,7 @@ def renew(builder: DecisionBuilder, message: TokenRenew) -> None:
         return
     for token in living:
         if token.renewing_since_ms is None:
-            builder.accept(RenewalWanted(agent_id=token.agent_id))
+            builder.accept(RenewalWanted(agent_id=token.agent_id, command_id=builder.cause.id))
     builder.remember()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.token import FULL_REVOCATIONS, RevocationReason, TokenRevoke, TokenRevoked
-from sluice_vault_broker.domain import refusing
+from sluice_vault_broker.domain import redacting, refusing
 from sluice_vault_broker.domain.building import DecisionBuilder
 from sluice_vault_broker.domain.facts import (
     AttemptClosed,
@@ -26,6 +26,7 @@ from sluice_vault_broker.domain.view import View
 
 def revoke(builder: DecisionBuilder, message: TokenRevoke) -> None:
     """Ends a pipeline's tokens, or an agent's."""
+    message = message.model_copy(update={"detail": redacting.told(message.detail)})
     if message.reason == "manual":
         _by_hand(builder, message)
         return
@@ -51,13 +52,12 @@ def revoke(builder: DecisionBuilder, message: TokenRevoke) -> None:
 
 def alert(builder: DecisionBuilder, message: AlertRaised) -> None:
     """Ends what a breach of a budget is about, without asking anybody (decision 0008)."""
+    detail = redacting.told(message.detail)
     if message.action == "revoke_pipeline":
         if builder.view.find_finished() is None:
-            close(builder, message.condition, message.detail, alert_id=builder.cause.id)
+            close(builder, message.condition, detail, alert_id=builder.cause.id)
     elif message.action == "revoke_agent" and message.agent_id is not None and builder.view.find_pipeline() is not None:
-        _revoke_agent(
-            builder, message.agent_id, message.attempt, message.condition, message.detail, alert_id=builder.cause.id
-        )
+        _revoke_agent(builder, message.agent_id, message.attempt, message.condition, detail, alert_id=builder.cause.id)
 
 
 def close(builder: DecisionBuilder, reason: RevocationReason, detail: str = "", *, alert_id: str | None = None) -> None:

@@ -89,6 +89,7 @@ class TokenEntity(Entity, frozen=True, tag="token"):
             an agent's.
         implied: Nobody asked for it by itself, so nobody is told if it never comes: a root for the token below it.
         may_have_agents: Whether an agent's may have others below it. The pipeline's own may in any case.
+        renewal_command_id: The command that asked for the renewal that is wanted; None: it was due, or none is wanted.
     """
 
     number: int
@@ -109,6 +110,7 @@ class TokenEntity(Entity, frozen=True, tag="token"):
     implied: bool = False
     top: str | None = None
     may_have_agents: bool = False
+    renewal_command_id: str | None = None
 
     @property
     def lives(self) -> bool:

@@ -17,7 +17,10 @@ from sluice_vault_broker.settings import BrokerSettings
 
 
 async def run(settings: BrokerSettings, stop: asyncio.Event) -> None:
-    """Runs the vault-broker until `stop` is set. It is ready without Vault as well: what is wanted waits for it."""
+    """Runs the vault-broker until `stop` is set. It is ready without Vault as well: what is wanted waits for it.
+
+    An orderly stop ends its login: whoever had that could end any token.
+    """
     metrics = Metrics(SERVICE, settings.instance_id)
     readiness = Readiness(RESTORED)
     broker = KafkaBroker(
@@ -28,10 +31,13 @@ async def run(settings: BrokerSettings, stop: asyncio.Event) -> None:
     )
     place = settings.vault()
     assert place is not None, "its settings are required"
-    vault = VaultApi(Connection(place), installation=settings.topic_prefix)
+    connection = Connection(place)
+    vault = VaultApi(connection, installation=settings.topic_prefix)
     async with broker, serve(probes_app(readiness, metrics), host=settings.http_host, port=settings.http_port):
         service = VaultBroker(settings, broker, SystemClock(), metrics, vault)
         await run_parts(
             service.processor, service.hands.run(stop), service.reconciler.run(stop),
             stop=stop, readiness=readiness, metrics=metrics,
         )  # fmt: skip
+        if await service.hands.ended():
+            await asyncio.to_thread(connection.log_out)
