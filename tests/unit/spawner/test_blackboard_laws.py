@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice_contracts.messages.agent import AgentAnswer
@@ -18,7 +18,7 @@ TASKS = ("a", "b", "c", "d")
 
 def working() -> World:
     world = World()
-    world.spawn(plan(*TASKS))
+    world.spawn(plan(*({"id": task_id, "timeout_s": 86_400} for task_id in TASKS)))
     for task_id in TASKS:
         world.start(task_id)
         world.turn(task_id, 1)
@@ -26,6 +26,7 @@ def working() -> World:
 
 
 @pytest.mark.covers("A4")
+@settings(deadline=None)  # a machine may be busy
 @given(st.permutations(TASKS), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 11)), max_size=12))
 def test_of_all_who_write_on_one_version_exactly_the_first_wins(order: list[str], again: list[tuple[int, int]]) -> None:
     """Whatever comes again in between, of the writes or of anything before them: it changes nothing."""
@@ -45,6 +46,7 @@ def test_of_all_who_write_on_one_version_exactly_the_first_wins(order: list[str]
 
 
 @pytest.mark.covers("A4")
+@settings(deadline=None)  # a machine may be busy
 @given(st.lists(st.tuples(st.sampled_from(TASKS), st.integers(0, 3), st.sampled_from([0, 0, 20, 70])), max_size=16))
 def test_a_version_that_was_read_fits_as_long_as_nobody_wrote_and_it_lives(steps: list[tuple[str, int, int]]) -> None:
     """A value of a minute: who writes on what it read last is accepted if, and only if, that is still so."""
