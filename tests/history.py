@@ -13,7 +13,18 @@ from sluice_contracts.envelope import CloudEvent, Record
 from sluice_contracts.messages import Message
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.agent import AgentRun, AgentTurnFinished
-from sluice_contracts.messages.pipeline import AgentAttemptRefused, PipelineResult, PipelineSpawned, TaskSucceeded
+from sluice_contracts.messages.blackboard import (
+    BlackboardConflictDetected,
+    BlackboardConflictResolved,
+    BlackboardDeleted,
+    BlackboardWritten,
+)
+from sluice_contracts.messages.pipeline import (
+    AgentAttemptRefused,
+    PipelineResult,
+    PipelineSpawned,
+    TaskSucceeded,
+)
 
 EVENTS, ADMISSION = "pipeline.events", "admission"
 
@@ -144,6 +155,41 @@ def requests_are_numbered_and_give_all_back(history: History, spawned: set[str])
     assert not {one for one in kept if one in history.ended}, f"not given back: {kept}"
 
 
+def versions_of_each_key_rise_by_one(history: History, spawned: set[str]) -> None:
+    """In each life of a pipeline the accepted writes of a key have the versions 1, 2, 3 … without holes."""
+    for (pipeline, _), events in _by_life(history).items():
+        versions: dict[str, list[int]] = defaultdict(list)
+        for event in events:
+            if isinstance(event.data, BlackboardWritten | BlackboardDeleted):
+                versions[event.data.key].append(event.data.key_version)
+        wrong = {key: told for key, told in versions.items() if told != list(range(1, len(told) + 1))}
+        assert not wrong, f"{pipeline}: versions with holes, or twice: {wrong}"
+
+
+def each_conflict_is_settled_once_before_the_end(history: History, spawned: set[str]) -> None:
+    for (pipeline, _), events in _by_life(history).items():
+        detected = [one.data.conflict_id for one in events if isinstance(one.data, BlackboardConflictDetected)]
+        resolved = [one.data.conflict_id for one in events if isinstance(one.data, BlackboardConflictResolved)]
+        assert len(detected) == len(set(detected)), f"{pipeline}: a conflict twice: {detected}"
+        if any(isinstance(one.data, PipelineResult) for one in events):
+            assert sorted(resolved) == sorted(detected), f"{pipeline}: detected {detected}, resolved {resolved}"
+
+
+def _by_life(history: History) -> dict[tuple[str, int], list[CloudEvent[Message]]]:
+    """What the spawner told of each pipeline, each event once and in its order, by the number of the life."""
+    told: dict[str, dict[int, CloudEvent[Message]]] = defaultdict(dict)
+    for event in history.events(EVENTS):
+        if event.sequence is not None:
+            told[event.subject][event.sequence] = event
+    lives: dict[tuple[str, int], list[CloudEvent[Message]]] = defaultdict(list)
+    for pipeline, events in told.items():
+        life = 0
+        for number in sorted(events):
+            life += isinstance(events[number].data, PipelineSpawned)
+            lives[pipeline, life].append(events[number])
+    return lives
+
+
 CHECKS: list[Callable[[History, set[str]], None]] = [
     each_id_has_one_content,
     sequences_have_each_event_once_in_order,
@@ -151,6 +197,8 @@ CHECKS: list[Callable[[History, set[str]], None]] = [
     no_finished_turn_is_run_again,
     requests_are_numbered_and_give_all_back,
     nothing_was_refused_as_invalid,
+    versions_of_each_key_rise_by_one,
+    each_conflict_is_settled_once_before_the_end,
 ]
 
 

@@ -19,7 +19,7 @@ OBSERVED_BY_ANYBODY = {topics.SIGNALS.name}
 """Whoever sees such a fact tells it: none of them is a decision."""
 SIGNS_OF_LIFE = {"runner.heartbeat"}
 """Neither asks for anything nor tells that anything happened."""
-IRREGULAR_PAST = {"lost"}
+IRREGULAR_PAST = {"lost", "written"}
 
 messages = pytest.mark.parametrize("message", registry().values(), ids=[f"{name}-v{v}" for name, v in registry()])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from sluice_agent_runner.domain.actions import (
     Action,
-    AskHuman,
+    Ask,
     CallModel,
     Fail,
     FinishTurn,
@@ -19,12 +21,13 @@ from sluice_agent_runner.domain.actions import (
 from sluice_agent_runner.domain.conversation import (
     Link,
     ModelReply,
+    ModelRequest,
     ToolCallRequest,
     ToolResult,
     decode_link,
     encode_link,
 )
-from sluice_agent_runner.domain.events import Attempt, failed, input_requested, succeeded, turn_finished, turn_texts
+from sluice_agent_runner.domain.events import Attempt, failed, requested, succeeded, turn_finished, turn_texts
 from sluice_agent_runner.domain.turns import TurnMachine
 from sluice_contracts.codec import decode, encode
 from sluice_contracts.envelope import CloudEvent
@@ -48,6 +51,10 @@ QUEUE = "q"
 ROLE = Role(
     name="worker", description="works", queue=QUEUE, system_prompt="work", tools=["list_files", "ask_human", "finish"]
 )
+BOARD = ["blackboard_get", "blackboard_list", "blackboard_set", "blackboard_delete"]
+TEAM_ROLE = ROLE.model_copy(update={"tools": [*ROLE.tools, *BOARD]})
+KEYS = ("plan", "cause")
+"""So few that agents of a pipeline meet."""
 
 
 @dataclass(slots=True)
@@ -90,10 +97,18 @@ class Running:
 
 
 class RunnerInstance:
-    """A process that holds attempts."""
+    """A process that holds attempts.
 
-    def __init__(self, name: str, log: MemoryLog, clock: ManualClock, rng: random.Random, shared: Shared) -> None:
+    Args:
+        team: Whether its agents share a blackboard.
+    """
+
+    def __init__(
+        self, name: str, log: MemoryLog, clock: ManualClock, rng: random.Random, shared: Shared, *, team: bool = False
+    ) -> None:
         self.name = name
+        self.role = TEAM_ROLE if team else ROLE
+        self._reply = team_reply if team else lambda request: reply(request.agent_id, request.turn)
         self.log = log
         self.clock = clock
         self.random = rng
@@ -151,7 +166,7 @@ class RunnerInstance:
         if run.attempt <= over or (known and known.run.attempt >= run.attempt):
             return
         links = self.shared.links(run.transcript)
-        machine = TurnMachine(event.subject, run, ROLE, links, lambda text: text)
+        machine = TurnMachine(event.subject, run, self.role, links, lambda text: text)
         self.running[run.agent_id] = Running(run, event.subject, event.tenant, machine)
 
     def _read_inbox(self) -> None:
@@ -185,7 +200,7 @@ class RunnerInstance:
                 if self.random.random() < 0.03:
                     held.action = machine.on_model_failed("rate_limited", "429", retryable=True)
                 else:
-                    held.action = machine.on_model_reply(reply(request.agent_id, request.turn), 1)
+                    held.action = machine.on_model_reply(self._reply(request), 1)
             case RunTools(calls=calls):
                 held.action = machine.on_tool_results([ToolResult(call.call_id, "a.log") for call in calls])
             case FinishTurn(record=record):
@@ -194,9 +209,9 @@ class RunnerInstance:
                 self._say(held, data, f"turn-{record.turn}")
                 self.shared.finished.add((held.run.agent_id, record.turn))
                 held.action = machine.on_turn_durable(ref.sha256, now_ms)
-            case AskHuman(questions=questions):
-                for question in questions:
-                    self._say(held, input_requested(attempt, question, 30), f"ask-{question.request_id}")
+            case Ask(requests=requests):
+                for request in requests:
+                    self._say(held, requested(attempt, request, 30), f"ask-{request.request_id}")
                 held.action = machine.on_asked(now_ms)
             case Wait():
                 if held.answers:
@@ -233,3 +248,28 @@ def reply(agent_id: str, turn: int) -> ModelReply:
     else:
         call = ToolCallRequest("c", "list_files", "{}")
     return ModelReply(f"turn {turn}", (call,), "tool_calls", Usage(input_tokens=10, output_tokens=5), "sim", "sim")
+
+
+def team_reply(request: ModelRequest) -> ModelReply:
+    """What the model of an agent with a blackboard says: a function of the request, so of what it was answered, too."""
+    rng = random.Random(f"{request.agent_id}/{request.turn}")
+    if request.turn >= int(request.agent_id[:2], 16) % 5 + 2:
+        return reply(request.agent_id, 99)
+    read = dict.fromkeys(KEYS, 0)
+    for message in request.messages:
+        for key, version in re.findall(r'"key":"(\w+)","version":(\d+)', message.content):
+            read[key] = int(version)
+    calls = []
+    for number in range(rng.randint(1, 2)):
+        key, kind = rng.choice(KEYS), rng.choice(["get", "list", "set", "set", "set", "delete", "ask"])
+        arguments = {
+            "get": {"key": key},
+            "list": {},
+            "set": {"key": key, "value": f"{request.agent_id}/{request.turn}", "version": read[key]},
+            "delete": {"key": key, "version": read[key]},
+            "ask": {"question": "really?", "default": "yes"},
+        }[kind]
+        name = "ask_human" if kind == "ask" else f"blackboard_{kind}"
+        calls.append(ToolCallRequest(f"c{number}", name, json.dumps(arguments)))
+    usage = Usage(input_tokens=10, output_tokens=5)
+    return ModelReply(f"turn {request.turn}", tuple(calls), "tool_calls", usage, "sim", "sim")

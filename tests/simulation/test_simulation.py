@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sluice_contracts.messages.blackboard import BlackboardConflictDetected
 from tests.simulation.world import Faults, World
 
 PINNED = [168, 177, 200, 235, 188, 311, 746]
@@ -12,6 +13,7 @@ an owner that woke up after its successor's claim had been trimmed away (the fir
 woken owner published when its pipeline had given all back; several of them."""
 
 SEEDS = 150
+TEAM_SEEDS = 50
 
 
 @pytest.mark.covers("P12", "W10", "P1", "P13")
@@ -35,8 +37,26 @@ def test_no_finished_turn_is_paid_again(seed: int) -> None:
     assert world.shared.paid_again == []
 
 
-def prove(seed: int, faults: Faults | None = None) -> World:
-    world = World(seed, faults)
+@pytest.mark.covers("A4", "P12")
+@pytest.mark.parametrize("block", range(5))
+def test_the_blackboard_has_one_order_whatever_happens(block: int) -> None:
+    """Each key's versions rise by one, each conflict is told and settled once; and there were conflicts to speak of."""
+    conflicts = 0
+    for seed in range(block * TEAM_SEEDS // 5, (block + 1) * TEAM_SEEDS // 5):
+        events = prove(seed, team=True).history().events("pipeline.events")
+        conflicts += sum(isinstance(event.data, BlackboardConflictDetected) for event in events)
+    assert conflicts > TEAM_SEEDS // 5
+
+
+@pytest.mark.covers("A4", "P12")
+@pytest.mark.parametrize("seed", range(20))
+def test_no_turn_is_paid_again_where_agents_ask_the_blackboard(seed: int) -> None:
+    """An attempt that goes on between asking and hearing takes up the answer, and no turn."""
+    assert prove(seed, Faults(freeze=0, jump=0, redeliver=0), team=True).shared.paid_again == []
+
+
+def prove(seed: int, faults: Faults | None = None, *, team: bool = False) -> World:
+    world = World(seed, faults, team=team)
     try:
         world.run()
         world.check()

@@ -39,6 +39,9 @@ BRIEF_RETENTION_S = 3
 """Ended pipelines are forgotten so soon where the seed is a multiple of three: a command that comes again, with the id
 that it had, then starts another pipeline of the same id."""
 
+BRIEF_TTL_S = 10
+"""Values of a blackboard expire so soon: while their pipeline lives."""
+
 DEAF_MAX_MS = 21_000
 """An instance hears no heartbeats for so long: some leases."""
 
@@ -57,10 +60,15 @@ class Faults:
 
 
 class World:
-    """One run from one seed."""
+    """One run from one seed.
 
-    def __init__(self, seed: int, faults: Faults | None = None) -> None:
+    Args:
+        team: Whether agents share a blackboard; a seed has another course then.
+    """
+
+    def __init__(self, seed: int, faults: Faults | None = None, *, team: bool = False) -> None:
         self.random = random.Random(seed)
+        self.team = team
         self._faulty = random.Random(f"faults of {seed}")  # of later kinds, so that seeds keep the course they had
         self.clock = ManualClock()
         names = {one.name: one.partitions for one in topics.concrete_topics(queues=[QUEUE], partitions=PARTITIONS)}
@@ -88,7 +96,11 @@ class World:
     def policy(self) -> SpawnerPolicy:
         """What spawners are told."""
         retention_s = BRIEF_RETENTION_S if self.forgetful else SpawnerPolicy().finished_retention_s
-        return SpawnerPolicy(installation_agents_max=self.agents_max, finished_retention_s=retention_s)
+        return SpawnerPolicy(
+            installation_agents_max=self.agents_max,
+            finished_retention_s=retention_s,
+            blackboard_ttl_s=BRIEF_TTL_S if self.team else SpawnerPolicy().blackboard_ttl_s,
+        )
 
     # Processes
 
@@ -103,7 +115,8 @@ class World:
         self._rebalance()
 
     def _new_runner(self) -> None:
-        self.runners.append(RunnerInstance(self._name("runner"), self.log, self.clock, self.random, self.shared))
+        name = self._name("runner")
+        self.runners.append(RunnerInstance(name, self.log, self.clock, self.random, self.shared, team=self.team))
 
     def _rebalance(self) -> None:
         """As a group coordinator: every partition to one live member. A frozen one is told when it wakes up, or not."""
@@ -124,6 +137,8 @@ class World:
         tasks = [self._task(number) for number in range(count)]
         on_failure = self.random.choice(["fail_fast", "carry_on"])
         plan = Plan(objective="find out", tasks=tuple(tasks), on_failure=on_failure)
+        if self.team and self.random.random() < 0.3:
+            plan = plan.model_copy(update={"on_conflict": "first_wins"})
         self.spawned.add(pipeline)
         self._command(pipeline, PipelineSpawn(plan=plan, dedupe_key=dedupe))
 

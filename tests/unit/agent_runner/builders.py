@@ -33,7 +33,8 @@ from sluice_runtime.artifacts import ArtifactMissing
 from sluice_runtime.role import Role
 
 NOW_MS = 1_800_000_000_000
-ALL_TOOLS = ["list_files", "read_file", "search_files", "write_artifact", "ask_human", "finish"]
+BOARD_TOOLS = ["blackboard_get", "blackboard_list", "blackboard_set", "blackboard_delete"]
+ALL_TOOLS = ["list_files", "read_file", "search_files", "write_artifact", *BOARD_TOOLS, "ask_human", "finish"]
 
 
 def role(**changes: Any) -> Role:

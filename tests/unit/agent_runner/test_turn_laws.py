@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sluice_agent_runner.domain.actions import AskHuman, CallModel, Fail, Succeed
+from sluice_agent_runner.domain.actions import Ask, CallModel, Fail, Succeed
 from sluice_agent_runner.domain.conversation import ModelReply, ToolCallRequest
 from sluice_agent_runner.domain.events import (
     Attempt,
-    input_requested,
+    requested,
     succeeded,
     too_large,
     turn_finished,
@@ -34,6 +34,10 @@ CALLS = st.one_of(
             call("write_artifact", name="a.md", kind="report", content="x"),
             call("finish", summary="done", result={"n": 1}),
             call("ask_human", question="which?"),
+            call("blackboard_get", "g", key="plan"),
+            call("blackboard_list", "l"),
+            call("blackboard_set", "s", key="plan", value="x", version=1),
+            call("blackboard_delete", "d", key="plan"),
             call("unknown"),
         ]
     ),
@@ -51,10 +55,10 @@ REPLIES = st.builds(
 
 def settle(driver: Driver) -> None:
     """Answers every question at once."""
-    while isinstance(driver.action, AskHuman):
+    while isinstance(driver.action, Ask):
         asked = driver.action
         driver.machine.on_asked(NOW_MS)
-        for question in asked.questions:
+        for question in asked.requests:
             driver.action = driver.machine.on_answer(Answer(request_id=question.request_id, answer="this"), NOW_MS)
         if isinstance(driver.action, CallModel):
             driver.requests.append(driver.action.request)
@@ -192,9 +196,9 @@ def test_every_lawful_question_and_result_fits_into_its_message() -> None:
         "ask_human", "q", question=wide * 4_000, options=[wide * 500] * 20, default=wide * 4_000
     )  # fmt: skip
     action = driver.says(reply(largest))
-    assert isinstance(action, AskHuman)
+    assert isinstance(action, Ask)
     attempt = Attempt("agent-1", 1, "runner-1")
-    asked = input_requested(attempt, action.questions[0], 60)
+    asked = requested(attempt, action.requests[0], 60)
     driver = Driver()
     writes = [
         call("write_artifact", name=f"{n:03}" + "😀" * 63 + "/" + "😀" * 63, kind=wide * 64, content="x")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice_agent_runner.domain.actions import AskHuman, CallModel, Succeed
+from sluice_agent_runner.domain.actions import Ask, CallModel, Succeed
 from sluice_agent_runner.domain.limits import ARGUMENTS_MAX_BYTES
 from sluice_agent_runner.domain.tools import WRITE_ARTIFACT, InvalidArguments
 from sluice_contracts.messages.agent import Answer
@@ -69,9 +69,9 @@ def test_no_turn_begins_after_the_deadline_and_waiting_for_a_person_moves_it() -
     assert failed(Driver(now_ms=NOW_MS + 300_000)) == "agent_timeout"
     driver = Driver()
     action = driver.says(reply(call("ask_human", "q", question="which?")))
-    assert isinstance(action, AskHuman)
+    assert isinstance(action, Ask)
     driver.machine.on_asked(NOW_MS + 1_000)
-    answer = Answer(request_id=action.questions[0].request_id, answer="this")
+    answer = Answer(request_id=action.requests[0].request_id, answer="this")
     later = driver.machine.on_answer(answer, NOW_MS + 1_000 + 3_600_000)
     assert isinstance(later, CallModel)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice_agent_runner.domain.actions import AskHuman, CallModel, FinishTurn, RunTools, Succeed, Wait
+from sluice_agent_runner.domain.actions import Ask, CallModel, FinishTurn, RunTools, Succeed, Wait
 from sluice_agent_runner.domain.conversation import ToolCallRequest
 from sluice_agent_runner.domain.turns import MachineMisused
 from sluice_contracts.messages.agent import Answer
@@ -216,8 +216,8 @@ def test_a_schema_that_shows_its_fault_only_when_applied(schema: dict[str, Any])
 def test_finish_beside_a_question_waits_and_a_second_finish_is_refused() -> None:
     driver = Driver()
     action = driver.says(reply(call("finish", summary="done"), call("ask_human", "q", question="really?")))
-    assert isinstance(action, AskHuman)
-    assert last_results(driver)["finish"] == ("refused: you also asked a question; wait for its answer", True)
+    assert isinstance(action, Ask)
+    assert last_results(driver)["finish"] == ("refused: you also asked something; wait for the answer", True)
     twice = Driver()
     assert isinstance(twice.says(reply(call("finish", "a", summary="1"), call("finish", "b", summary="2"))), Succeed)
     assert twice.action.conclusion.summary == "1"  # type: ignore[union-attr]
@@ -262,8 +262,8 @@ def test_a_question_is_asked_after_its_turn_is_durable_and_answered_in_the_next(
     assert isinstance(asked, RunTools)
     action = driver._settle(asked)
     assert len(driver.finished) == 1
-    assert isinstance(action, AskHuman)
-    (question,) = action.questions
+    assert isinstance(action, Ask)
+    (question,) = action.requests
     assert (question.question, question.options, question.default) == ("which?", ("a", "b"), "a")
     assert isinstance(driver.machine.on_asked(NOW_MS), Wait)
     assert isinstance(driver.machine.on_answer(Answer(request_id="another", answer="x"), NOW_MS), Wait)
@@ -281,15 +281,15 @@ def test_a_resumed_agent_asks_the_same_question_again_or_takes_the_answer_it_was
     driver = Driver()
     driver.says(reply(call("ask_human", "q1", question="which?"), call("ask_human", "q2", question="when?")))
     first = driver.action
-    assert isinstance(first, AskHuman)
+    assert isinstance(first, Ask)
     again = driver.resumed().action
     assert again == first
-    one = Answer(request_id=first.questions[0].request_id, answer="this")
+    one = Answer(request_id=first.requests[0].request_id, answer="this")
     half = driver.resumed(answers=(one,)).action
-    assert isinstance(half, AskHuman)
-    assert half.questions == first.questions[1:]
+    assert isinstance(half, Ask)
+    assert half.requests == first.requests[1:]
     problem = Problem(code="question_unanswered", detail="no default")
-    two = Answer(request_id=first.questions[1].request_id, problem=problem)
+    two = Answer(request_id=first.requests[1].request_id, problem=problem)
     both = driver.resumed(answers=(two, one))
     assert isinstance(both.action, CallModel)
     contents = [(message.call_id, message.is_error) for message in both.requests[0].messages[-2:]]
@@ -305,9 +305,9 @@ def test_what_comes_in_is_redacted_before_anything_keeps_it() -> None:
     driver = Driver(agent_run(spec, objective="CANARY"))
     driver.says(reply(call("read_file", path="CANARY"), call("CANARY"), text="the key is CANARY"))
     driver.says(reply(call("ask_human", "q", question="is it CANARY?")))
-    assert isinstance(driver.action, AskHuman)
+    assert isinstance(driver.action, Ask)
     driver.machine.on_asked(NOW_MS)
-    answer = Answer(request_id=driver.action.questions[0].request_id, answer="CANARY")
+    answer = Answer(request_id=driver.action.requests[0].request_id, answer="CANARY")
     driver.action = driver.machine.on_answer(answer, NOW_MS)
     driver.says(finish(summary="CANARY", result={"CANARY": "CANARY"}))
     assert isinstance(driver.action, Succeed)

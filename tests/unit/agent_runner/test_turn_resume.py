@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from sluice_agent_runner.domain.actions import AskHuman, CallModel
+from sluice_agent_runner.domain.actions import Ask, CallModel
 from sluice_contracts.messages.agent import Answer
 from sluice_contracts.messages.base import ArtifactRef
 from tests.unit.agent_runner.builders import (
@@ -70,8 +70,8 @@ def test_a_question_of_an_older_release_that_is_not_lawful_any_more_is_told_to_i
     link = replace(link, messages=tuple(older if message is said else message for message in link.messages))
     ref = ArtifactRef(sha256="0" * 64, size_bytes=1)
     again = Driver(agent_run(attempt=2, turn=1, transcript=ref), links=[link])
-    assert isinstance(again.action, AskHuman)
-    (question,) = again.action.questions
+    assert isinstance(again.action, Ask)
+    (question,) = again.action.requests
     again.machine.on_asked(NOW_MS)
     action = again.machine.on_answer(Answer(request_id=question.request_id, answer="b"), NOW_MS)
     assert isinstance(action, CallModel)

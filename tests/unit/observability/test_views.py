@@ -19,6 +19,7 @@ from sluice_contracts.messages import Message as ContractMessage
 from sluice_contracts.messages import agent, pipeline
 from sluice_contracts.messages.admission import AdmissionGranted, AdmissionRequested
 from sluice_contracts.messages.base import Body, Problem
+from sluice_contracts.messages.blackboard import BlackboardConflictDetected
 from sluice_contracts.messages.plan import Plan, TaskSpec
 from sluice_observability.adapters.clickhouse import ClickHouse
 from sluice_observability.adapters.migrations import Migration, MigrationChanged, migrate, shipped
@@ -44,7 +45,7 @@ VIEWS = (
     "events", "duplicates", "dead_letters", "pipelines", "tasks", "agents", "attempts", "questions", "artifacts",
     "admission_waiting", "turns", "model_calls", "tool_calls", "errors", "pipeline_story", "log_completeness", "log",
     "positions", "gaps", "pipeline_marks", "credentials", "token_lives", "alerts", "signals", "handoff_reports",
-    "diagnoses", "vault_audit", "vault_audit_faults",
+    "diagnoses", "vault_audit", "vault_audit_faults", "blackboard", "conflicts",
 )  # fmt: skip
 
 
@@ -317,7 +318,12 @@ def test_the_documents_examples_answer(engine: ClickHouse, engine_directory: Pat
     question = pipeline.QuestionAsked(
         question_id="q1", agent_id=lately.agent_id, question="which?", deadline_at_ms=now_ms + 60_000
     )
-    told = [command, *spawning(lately), turn(lately, 1), lately.spawner(question), *finishing(lately)]
+    conflict = BlackboardConflictDetected(
+        key="plan", key_version=1, agent_id=lately.agent_id, conflict_id="c1", action="set", expected_version=0,
+        written_by=lately.agent_id,
+    )  # fmt: skip
+    asking = [lately.spawner(question), lately.spawner(conflict)]
+    told = [command, *spawning(lately), turn(lately, 1), *asking, *finishing(lately)]
     told += [*spawning(failed), *failing(failed), asked, *Safeguard(lately).granted()]
     broken = Teller("p4", start_ms=now_ms)
     told += breach(broken)

@@ -25,6 +25,7 @@ from sluice_contracts.messages.agent import (
 )
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import Body, Message, Problem
+from sluice_contracts.messages.blackboard import BlackboardWriteRequested
 from sluice_contracts.messages.pipeline import (
     AgentCreated,
     Diagnosed,
@@ -197,6 +198,30 @@ def record_credentials() -> Recording:
     return story.recording()
 
 
+def record_blackboard() -> Recording:
+    """A key that was written and one that was deleted; a conflict that is open; answers that no turn has seen."""
+    story = Recorder()
+    story.spawn("lives", plan("a", "b", on_conflict="first_wins"))
+    story.spawn("disagrees", plan("a", "b"))
+    for pipeline_id in ("lives", "disagrees"):
+        for task_id in ("a", "b"):
+            who = story.who(pipeline_id, task_id)
+            story.runner(pipeline_id, AgentAttemptStarted(**who))
+            story.runner(pipeline_id, turn_of(who, 1))
+    first, second = story.who("disagrees", "a"), story.who("disagrees", "b")
+    asked: dict[str, Any] = {"turn": 1, "action": "set", "key": "plan"}
+    story.runner("disagrees", BlackboardWriteRequested(**first, **asked, request_id="w1", value="roll back"))
+    story.checkpoint()
+    story.runner("disagrees", BlackboardWriteRequested(**first, **asked, request_id="w2", value="wait", key_version=1))
+    story.runner("disagrees", BlackboardWriteRequested(**second, **asked, request_id="w", value="no", key_version=1))
+    gone: dict[str, Any] = {"turn": 1, "action": "delete", "key": "gone"}
+    story.runner(
+        "disagrees", BlackboardWriteRequested(**second, **{**gone, "action": "set"}, request_id="s", value="x")
+    )
+    story.runner("disagrees", BlackboardWriteRequested(**second, **gone, request_id="d", key_version=1))
+    return story.recording()
+
+
 def record() -> Recording:
     """A pipeline in which everything has happened, two that ended, one that nobody watches, and some that wait."""
     story = Recorder()
@@ -263,7 +288,7 @@ def told(partition: Partition) -> dict[str, Any]:
     }
 
 
-STORIES = {"all": record, "credentials": record_credentials}
+STORIES = {"all": record, "credentials": record_credentials, "blackboard": record_blackboard}
 
 
 def main(story: str, name: str) -> None:

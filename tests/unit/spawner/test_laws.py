@@ -25,11 +25,13 @@ from sluice_spawner.domain.state import AgentEntity, PipelineEntity, PlanEntity,
 from sluice_spawner.domain.state_admission import ClaimEntity
 from sluice_spawner.domain.view import View
 from sluice_spawner.handlers import HANDLERS
+from tests.unit.spawner.blackboard_laws import ask_blackboard, check_blackboard
 from tests.unit.spawner.world import PIPELINE, ROLES, START_MS, TERMINAL, World, known, of, plan
 
 POLICY = SpawnerPolicy(
-    spawn_attempts_max=3, lost_attempts_max=4, questions_per_pipeline_max=5, installation_agents_max=3
-)
+    spawn_attempts_max=3, lost_attempts_max=4, questions_per_pipeline_max=5, installation_agents_max=3,
+    blackboard_ttl_s=30,
+)  # fmt: skip
 GUARDED = replace(POLICY, credentials=True, token_wait_s=5)
 """The same with credentials and error budgets."""
 AFTERWARDS = (AgentAttemptRefused, AgentStop, PipelineRefused)
@@ -81,6 +83,7 @@ class Story:
         return plan(
             *tasks,
             on_failure=choose.choice(["fail_fast", "carry_on"]),
+            on_conflict=choose.choice(["loser_retries", "loser_retries", "first_wins"]),
             unattended=choose.random() < 0.3,
             limits={"max_agents": choose.randint(1, 4), "max_iterations": 6},
         )
@@ -166,7 +169,8 @@ class Story:
     def _speak(self, held: Held) -> None:
         choose, world = self.choose, self.world
         who = {"attempt": held.attempt, "runner": held.runner}
-        kind = choose.choices(["turn", "succeed", "fail", "ask", "skip a turn"], [60, 10, 8, 10, 2])[0]
+        kinds = {"turn": 60, "succeed": 10, "fail": 8, "ask": 10, "blackboard": 30, "skip a turn": 2}
+        kind = choose.choices(list(kinds), list(kinds.values()))[0]
         if kind == "turn":
             held.turn += 1
             world.turn(held.task_id, held.turn, text=f"{held.attempt} {held.runner}", **who)  # type: ignore[arg-type]
@@ -177,6 +181,8 @@ class Story:
         elif kind == "ask":
             default = choose.choice([None, "a"])
             world.ask(held.task_id, choose.choice(["q1", "q2"]), default=default, **who)  # type: ignore[arg-type]
+        elif kind == "blackboard":
+            ask_blackboard(choose, world, held.task_id, turn=held.turn, **who)
         else:
             held.turn += 2
 
@@ -214,6 +220,7 @@ class Story:
             assert alive or pipeline.revoked, "a living pipeline has somebody who works on it"
             assert self.world.pool.granted == pipeline.slots_granted
         self._check_timers(agents)
+        check_blackboard(self.world)
 
     def _check_said(self) -> None:
         said = [output.event for output in self.world.said if output.topic != "pipeline.commands"]

@@ -27,6 +27,7 @@ from sluice_contracts.messages.agent import (
 )
 from sluice_contracts.messages.alert import AlertRaised
 from sluice_contracts.messages.base import ArtifactRef, Body, Message, Problem, Usage
+from sluice_contracts.messages.blackboard import BlackboardReadRequested, BlackboardWriteRequested
 from sluice_contracts.messages.pipeline import (
     AgentCreated,
     PipelineAnswer,
@@ -41,7 +42,7 @@ from sluice_contracts.messages.plan import Plan
 from sluice_contracts.messages.report import HandoffReported
 from sluice_contracts.messages.token import Grant, TokenDenied, TokenExpired, TokenGranted, TokenRevoked
 from sluice_runtime.deciding import Decision, Entity, LeaseExpired, Output, Timer, TimerDue
-from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
+from sluice_spawner.domain.policy import AGENT_RUN_MAX_BYTES, RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.state import AgentEntity, RefusalsEntity
 from sluice_spawner.domain.state_admission import PoolEntity
 from sluice_spawner.handlers import SpawnerDecider
@@ -155,7 +156,7 @@ class World:
         record = codec.encode(output.event, topic=output.topic, key=output.key)
         assert record.value is not None
         if isinstance(output.event.data, AgentRun):
-            assert len(record.value) < 64 * 1024
+            assert len(record.value) < AGENT_RUN_MAX_BYTES
         read = codec.decode(Record(record.topic, 0, 0, 0, record.key, record.value, record.headers))
         assert read == output.event
 
@@ -223,6 +224,28 @@ class World:
         message = AgentInputRequested(
             **self._who(task_id, attempt, runner), request_id=request_id, question=question, options=("a", "b"),
             default=default, timeout_s=timeout_s,
+        )  # fmt: skip
+        return self.say(message, **more)
+
+    def read(
+        self, task_id: str, key: str | None = None, request_id: str = "b", *, attempt: int | None = None,
+        runner: str = "r1", turn: int | None = None, prefix: str = "", **more: Any,
+    ) -> list[Message]:  # fmt: skip
+        turn = self.agent(task_id).turn if turn is None else turn
+        message = BlackboardReadRequested(
+            **self._who(task_id, attempt, runner), request_id=request_id, turn=turn, key=key, prefix=prefix
+        )
+        return self.say(message, **more)
+
+    def write(
+        self, task_id: str, key: str, version: int = 0, value: str = "v", request_id: str = "b", *,
+        action: Any = "set", attempt: int | None = None, runner: str = "r1", turn: int | None = None,
+        ttl_s: int | None = None, **more: Any,
+    ) -> list[Message]:  # fmt: skip
+        turn = self.agent(task_id).turn if turn is None else turn
+        message = BlackboardWriteRequested(
+            **self._who(task_id, attempt, runner), request_id=request_id, turn=turn, action=action, key=key,
+            value=value, key_version=version, ttl_s=ttl_s,
         )  # fmt: skip
         return self.say(message, **more)
 

@@ -35,6 +35,9 @@ TASKS_MAX_COUNT = 1_000
 IDENTIFIER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$"
 """Names that become keys, file names and ClickHouse values."""
 
+BLACKBOARD_NAME_MAX_CHARACTERS = 1_024
+"""A key of the blackboard as it is asked for. A lawful one is an identifier; what is longer is answered, up to this."""
+
 COUNT_MAX = 2**53 - 1
 """The largest integer that every reader of JSON keeps exactly (RFC 8259 §6). What is folded into state fits in it."""
 

@@ -12,7 +12,18 @@ from functools import lru_cache
 from typing import Literal
 
 from sluice_contracts import limits
-from sluice_contracts.messages import Message, admission, agent, alert, audit, pipeline, report, signal, token
+from sluice_contracts.messages import (
+    Message,
+    admission,
+    agent,
+    alert,
+    audit,
+    blackboard,
+    pipeline,
+    report,
+    signal,
+    token,
+)
 
 DAY_MS = 86_400_000
 
@@ -112,6 +123,8 @@ PIPELINE_EVENTS = Topic(
         pipeline.TaskFailed, pipeline.TaskSkipped, pipeline.TaskCancelled,
         pipeline.AgentCreated, pipeline.AgentStateChanged, pipeline.AgentAttemptLost, pipeline.AgentAttemptRefused,
         pipeline.QuestionAsked, pipeline.QuestionAnswered,
+        blackboard.BlackboardWritten, blackboard.BlackboardDeleted,
+        blackboard.BlackboardConflictDetected, blackboard.BlackboardConflictResolved,
     ),
     doc="What the spawner decided, in its order.",
 )  # fmt: skip
@@ -141,6 +154,7 @@ AGENT_EVENTS = Topic(
     messages=(
         agent.AgentAttemptStarted, agent.AgentTurnFinished, agent.AgentSucceeded, agent.AgentFailed,
         agent.AgentInputRequested, agent.AgentGrantOpened, agent.AgentGrantRefused,
+        blackboard.BlackboardReadRequested, blackboard.BlackboardWriteRequested,
     ),
     doc="What the runners of a queue report and ask.",
 )  # fmt: skip

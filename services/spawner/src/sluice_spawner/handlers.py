@@ -8,10 +8,11 @@ from typing import Any
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import admission as messages
 from sluice_contracts.messages import agent, alert, pipeline, report, token
+from sluice_contracts.messages import blackboard as asked
 from sluice_contracts.messages.base import Message
 from sluice_runtime import deciding
 from sluice_runtime.deciding import Decision, State
-from sluice_spawner.domain import admission, attempts, breaches, credentials, pipelines, questions
+from sluice_spawner.domain import admission, attempts, blackboard, breaches, credentials, pipelines, questions
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.policy import RoleCatalogue, SpawnerPolicy
 from sluice_spawner.domain.state import ENTITY_TYPE
@@ -69,6 +70,8 @@ HANDLERS: dict[type[Message], Handler] = {
     agent.AgentInputRequested: questions.input_requested,
     agent.AgentGrantOpened: credentials.opened,
     agent.AgentGrantRefused: credentials.open_refused,
+    asked.BlackboardReadRequested: blackboard.read_requested,
+    asked.BlackboardWriteRequested: blackboard.write_requested,
     token.TokenGranted: credentials.granted,
     token.TokenDenied: credentials.denied,
     token.TokenRenewed: credentials.renewed,

@@ -9,7 +9,7 @@ from pydantic import Field
 from sluice_contracts.limits import UNTAKEN_MAX_S
 from sluice_runtime.processor.partition import OWN_DEAD_LETTERS_MAX_COUNT
 from sluice_runtime.settings import Directories, QueueSettings
-from sluice_spawner.domain.policy import SpawnerPolicy
+from sluice_spawner.domain.policy import BLACKBOARD_TTL_MAX_S, SpawnerPolicy
 
 _DEFAULTS = SpawnerPolicy()
 
@@ -44,6 +44,10 @@ class SpawnerSettings(QueueSettings):
     questions_per_pipeline_max: int = Field(
         default=_DEFAULTS.questions_per_pipeline_max, ge=0, description="Questions of one pipeline over its life."
     )
+    blackboard_ttl_s: int = Field(
+        default=_DEFAULTS.blackboard_ttl_s, ge=1, le=BLACKBOARD_TTL_MAX_S,
+        description="How long a value of a blackboard lasts, if its writer does not say.",
+    )  # fmt: skip
     max_agents: int = Field(
         default=_DEFAULTS.installation_agents_max, ge=1, le=100_000,
         description="Agents that live at once in the installation; the same for all instances.",
@@ -83,6 +87,7 @@ class SpawnerSettings(QueueSettings):
             spawn_attempts_max=self.spawn_attempts_max,
             lost_attempts_max=self.lost_attempts_max,
             questions_per_pipeline_max=self.questions_per_pipeline_max,
+            blackboard_ttl_s=self.blackboard_ttl_s,
             installation_agents_max=self.max_agents,
             credentials=self.credentials == "vault",
             token_wait_s=self.token_wait_s,

@@ -72,6 +72,10 @@ def _revoked(data: Data) -> str:
     return f"{named} of {_holder(data)} in {data.get('latency_ms', 0)} ms: {why}"
 
 
+def _key(data: Data) -> str:
+    return f"{data.get('key')} version {data.get('key_version')}"
+
+
 _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     "pipeline.spawned": lambda data: (data.get("plan") or {}).get("objective", ""),
     "pipeline.refused": _problem,
@@ -109,6 +113,16 @@ _SENTENCES: Mapping[str, Callable[[Data], str]] = {
     ),
     "alert.raised": lambda data: f"{_holder(data)}, {data.get('condition')}: {data.get('detail')}",
     "handoff.reported": lambda data: f"{data.get('summary')}",
+    "blackboard.read_requested": lambda data: f"{_agent(data)} reads {data.get('key') or 'the list of keys'}",
+    "blackboard.write_requested": lambda data: (
+        f"{_agent(data)}: {data.get('action')} {data.get('key')} on version {data.get('key_version', 0)}"
+    ),
+    "blackboard.written": lambda data: f"{_key(data)} by {_agent(data)}: {data.get('value', '')}",
+    "blackboard.deleted": lambda data: f"{_key(data)} by {_agent(data)}",
+    "blackboard.conflict_detected": lambda data: (
+        f"{_key(data)}: {_agent(data)} had read version {data.get('expected_version')}"
+    ),
+    "blackboard.conflict_resolved": lambda data: f"{_key(data)}: {_agent(data)}: {data.get('resolution')}",
     "question.asked": lambda data: f"{data.get('question_id')}: {data.get('question', '')}",
     "question.answered": lambda data: f"{data.get('question_id')} by {data.get('answered_by')}: {data.get('answer')}",
 }

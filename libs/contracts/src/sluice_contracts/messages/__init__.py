@@ -1,6 +1,6 @@
 """Every message, defined once. Commands are imperative, events past tense; a type has one class of writers."""
 
-from sluice_contracts.messages import admission, agent, alert, audit, pipeline, report, signal, token
+from sluice_contracts.messages import admission, agent, alert, audit, blackboard, pipeline, report, signal, token
 from sluice_contracts.messages.base import Message, message, registry
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "agent",
     "alert",
     "audit",
+    "blackboard",
     "message",
     "pipeline",
     "registry",

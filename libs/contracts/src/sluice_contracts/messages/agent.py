@@ -49,7 +49,7 @@ class AgentRun(Message):
     usage: Usage = Usage()
     max_iterations: Ordinal = 50
     deadline_at_ms: Milliseconds = Field(
-        description="When the task must have ended; from now on, time waited for answers comes on top."
+        description="When the task must have ended; from now on, time waited for people comes on top."
     )
     answers: tuple[Answer, ...] = Field(default=(), description="Answered, and not yet seen in a finished turn.")
     grant: Grant | None = Field(

@@ -73,6 +73,9 @@ class Plan(Value):
     objective: Text
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=TASKS_MAX_COUNT)
     on_failure: Literal["fail_fast", "carry_on"] = "fail_fast"
+    on_conflict: Literal["loser_retries", "first_wins"] = Field(
+        default="loser_retries", description="When a conflict on the blackboard is settled: see decision 0011."
+    )
     inputs: tuple[ArtifactRef, ...] = Field(default=(), description="Files for every task's workspace, read-only.")
     model: str | None = Field(default=None, max_length=255, description="For tasks that name none.")
     limits: Limits = Limits()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from sluice_agent_runner.domain.conversation import Conclusion, ModelRequest, ToolCall, TurnRecord, WrittenArtifact
@@ -39,14 +41,45 @@ class Question(msgspec.Struct, frozen=True):
     default: str | None
 
 
-class AskHuman(msgspec.Struct, frozen=True):
-    """Publish `agent.input_requested` for each; then `on_asked`."""
+class BoardRead(msgspec.Struct, frozen=True):
+    """One look at the blackboard, after this turn: at a key, or at the list of those that begin with the prefix."""
 
-    questions: tuple[Question, ...]
+    request_id: str
+    turn: int
+    key: str | None = None
+    prefix: str = ""
+
+
+class BoardWrite(msgspec.Struct, frozen=True):
+    """One write of a key of the blackboard, after this turn."""
+
+    request_id: str
+    turn: int
+    action: Literal["set", "delete"]
+    key: str
+    version: int
+    value: str = ""
+    ttl_s: int | None = None
+
+
+Request = Question | BoardRead | BoardWrite
+"""What an agent asks of the spawner, and hears later. Its id is the same in every attempt."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Publish each request in its order; then `on_asked`."""
+
+    requests: tuple[Request, ...]
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do until `on_answer`."""
+    """Nothing to do until `on_answer`.
+
+    Attributes:
+        for_person: Whether a person is waited for; else the spawner answers at once.
+    """
+
+    for_person: bool
 
 
 class Succeed(msgspec.Struct, frozen=True):
@@ -69,4 +102,4 @@ def failure(code: str, detail: str, *, retryable: bool = False, limit: str | Non
     return Fail(Problem(code=code, detail=detail, limit=limit), retryable)
 
 
-Action = CallModel | RunTools | FinishTurn | AskHuman | Wait | Succeed | Fail
+Action = CallModel | RunTools | FinishTurn | Ask | Wait | Succeed | Fail

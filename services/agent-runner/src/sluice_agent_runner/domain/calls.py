@@ -91,7 +91,7 @@ class TurnCalls:
         return tuple(result.artifact for result in results if result is not None and result.artifact is not None)
 
     def audited(self, requests: Sequence[ToolCallRequest], asking: Container[str]) -> tuple[AuditedCall, ...]:
-        """Each call with its outcome, for the record; `asking` are those whose answer is a person's."""
+        """Each call with its outcome, for the record; `asking` are those whose answer comes later."""
         return tuple(
             AuditedCall(request, ToolResult(request.call_id, "asked; the answer is in a later turn"))
             if request.call_id in asking

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sluice_agent_runner.domain import limits
-from sluice_agent_runner.domain.actions import Fail, Question, Succeed
+from sluice_agent_runner.domain.actions import BoardRead, BoardWrite, Fail, Question, Request, Succeed
 from sluice_agent_runner.domain.conversation import TurnRecord, encode_messages
 from sluice_agent_runner.domain.tools import nested_deeper
 from sluice_contracts.limits import INLINE_BODY_MAX_BYTES, SUMMARY_MAX_CHARACTERS
@@ -28,6 +28,7 @@ from sluice_contracts.messages.agent import (
     ToolCall,
 )
 from sluice_contracts.messages.base import ArtifactRef, Body, Problem
+from sluice_contracts.messages.blackboard import BlackboardReadRequested, BlackboardWriteRequested
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,39 @@ def grant_refused(attempt: Attempt, accessor: str, problem: Problem, latency_ms:
     )
 
 
-def input_requested(attempt: Attempt, question: Question, timeout_s: int) -> AgentInputRequested:
-    """The message that asks a person."""
+def requested(
+    attempt: Attempt, request: Request, question_timeout_s: int
+) -> AgentInputRequested | BlackboardReadRequested | BlackboardWriteRequested:
+    """The message that asks a person, or the blackboard."""
+    match request:
+        case Question():
+            return _input_requested(attempt, request, question_timeout_s)
+        case BoardRead():
+            return BlackboardReadRequested(
+                agent_id=attempt.agent_id,
+                attempt=attempt.attempt,
+                runner_id=attempt.runner_id,
+                request_id=request.request_id,
+                turn=request.turn,
+                key=request.key,
+                prefix=request.prefix,
+            )
+        case BoardWrite():
+            return BlackboardWriteRequested(
+                agent_id=attempt.agent_id,
+                attempt=attempt.attempt,
+                runner_id=attempt.runner_id,
+                request_id=request.request_id,
+                turn=request.turn,
+                action=request.action,
+                key=request.key,
+                value=request.value,
+                key_version=request.version,
+                ttl_s=request.ttl_s,
+            )
+
+
+def _input_requested(attempt: Attempt, question: Question, timeout_s: int) -> AgentInputRequested:
     return AgentInputRequested(
         agent_id=attempt.agent_id,
         attempt=attempt.attempt,

@@ -36,6 +36,10 @@ QUESTION_MAX_CHARACTERS = 4_000
 ANSWER_MAX_CHARACTERS = 4_000
 """A question's default. The spawner hands agents answers of 4 KiB; the contract takes more."""
 
+BOARD_NAME_MAX_CHARACTERS = 1_024
+BOARD_VALUE_MAX_CHARACTERS = 32_000
+"""What the contract takes. The spawner allows far less, and says so; what is larger would never reach it."""
+
 OPTION_MAX_CHARACTERS = 500
 OPTIONS_MAX_COUNT = 20
 """More is a form, not a question."""

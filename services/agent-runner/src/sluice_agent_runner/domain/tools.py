@@ -2,7 +2,7 @@
 
 A tool's arguments are a class; its JSON Schema is made from it, and a call's arguments are checked by it, so that what
 the model is told and what is accepted can't differ. How a tool works is the adapters' business (`ports.Tools`), except
-for the two that steer the turn loop itself: `finish` and `ask_human`.
+for those that the turn loop itself answers: `finish`, and what an agent asks of others, people or the blackboard.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from sluice_agent_runner.domain import limits
 from sluice_contracts.constraints import NO_SECRETS, READ_ONLY, SANDBOX_ONLY
+from sluice_contracts.limits import COUNT_MAX
 
 Effect = Literal["write", "network", "secrets"]
 """What a tool may touch besides reading its workspace."""
@@ -102,6 +103,56 @@ class AskHuman(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[str, Meta(max_length=limits.ANSWER_MAX_CHARACTERS)] | None,
         Meta(description="The answer that is taken if nobody answers in time."),
     ] = None
+
+
+BoardKey = Annotated[
+    str,
+    Meta(
+        description="Letters, digits, . _ -, such as cause or plan.database.",
+        max_length=limits.BOARD_NAME_MAX_CHARACTERS,
+    ),
+]
+BoardVersion = Annotated[
+    int, Meta(ge=0, le=COUNT_MAX, description="The version that you have read; 0: the key does not exist yet.")
+]
+
+
+class BlackboardGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of blackboard_get."""
+
+    key: BoardKey
+
+
+class BlackboardList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of blackboard_list."""
+
+    prefix: Annotated[
+        str, Meta(description="Only keys that begin so.", max_length=limits.BOARD_NAME_MAX_CHARACTERS)
+    ] = ""
+
+
+class BlackboardSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of blackboard_set."""
+
+    key: BoardKey
+    value: Annotated[
+        str,
+        Meta(
+            description="A text, up to 3 KiB. Write what is larger into an artifact, and its name here.",
+            max_length=limits.BOARD_VALUE_MAX_CHARACTERS,
+        ),
+    ]
+    version: BoardVersion = 0
+    ttl_s: Annotated[
+        Annotated[int, Meta(ge=1, le=COUNT_MAX)] | None, Meta(description="Seconds until it is gone. Default: an hour.")
+    ] = None
+
+
+class BlackboardDelete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of blackboard_delete."""
+
+    key: BoardKey
+    version: BoardVersion = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +279,38 @@ WRITE_ARTIFACT = ToolDefinition(
     WriteArtifact,
     effects=frozenset({"write"}),
 )
+BLACKBOARD_GET = ToolDefinition(
+    "blackboard_get",
+    "Reads a key of the blackboard that all agents of the pipeline share, with its version.",
+    BlackboardGet,
+    control=True,
+)
+BLACKBOARD_LIST = ToolDefinition(
+    "blackboard_list", "Lists the keys of the blackboard with their versions.", BlackboardList, control=True
+)
+BLACKBOARD_SET = ToolDefinition(
+    "blackboard_set",
+    "Writes a key of the blackboard, if nobody wrote it since you read it: give the version that you read. If somebody "
+    "did, you are told what it says now, and decide anew.",
+    BlackboardSet,
+    effects=frozenset({"write"}),
+    control=True,
+)
+BLACKBOARD_DELETE = ToolDefinition(
+    "blackboard_delete",
+    "Deletes a key of the blackboard, if nobody wrote it since you read it.",
+    BlackboardDelete,
+    effects=frozenset({"write"}),
+    control=True,
+)
 
 CATALOGUE: Mapping[str, ToolDefinition] = {
-    tool.name: tool for tool in (LIST_FILES, READ_FILE, SEARCH_FILES, WRITE_ARTIFACT, ASK_HUMAN, FINISH)
-}
+    tool.name: tool
+    for tool in (
+        LIST_FILES, READ_FILE, SEARCH_FILES, WRITE_ARTIFACT, BLACKBOARD_GET, BLACKBOARD_LIST, BLACKBOARD_SET,
+        BLACKBOARD_DELETE, ASK_HUMAN, FINISH,
+    )
+}  # fmt: skip
 """All tools by name."""
 
 

@@ -3,7 +3,7 @@
 ```
 start ─▶ CallModel ─on_model_reply─▶ RunTools ─on_tool_results─▶ FinishTurn ─on_turn_durable─▶ CallModel …
                                         └────(no tool to run)────▶┘                └─▶ Succeed, Fail
-                                                                                   └─▶ AskHuman ─on_asked─▶ Wait
+                                                                                   └─▶ Ask ──────on_asked─▶ Wait
                                                                                         on_answer ─▶ CallModel
 ```
 A driver performs the action that a method returns, and calls the method that the action names. A turn is durable
@@ -20,7 +20,7 @@ import msgspec
 from sluice_agent_runner.domain import prompts
 from sluice_agent_runner.domain.actions import (
     Action,
-    AskHuman,
+    Ask,
     CallModel,
     Fail,
     FinishTurn,
@@ -48,7 +48,7 @@ from sluice_agent_runner.domain.conversation import (
 from sluice_agent_runner.domain.questions import Questions
 from sluice_agent_runner.domain.result_schema import InvalidOutputSchema
 from sluice_agent_runner.domain.signals import PROGRESS_INTERVAL_MS, Signals
-from sluice_agent_runner.domain.tools import ASK_HUMAN, CATALOGUE, FINISH, ToolDefinition
+from sluice_agent_runner.domain.tools import CATALOGUE, FINISH, ToolDefinition
 from sluice_agent_runner.domain.tools import Finish as FinishArguments
 from sluice_contracts.messages.agent import AgentRun, Answer
 from sluice_runtime.role import Role
@@ -193,18 +193,19 @@ class TurnMachine:
         return self._go_on(now_ms)
 
     def on_asked(self, now_ms: int) -> Action:
-        """Takes the news that the questions are published."""
+        """Takes the news that the requests are published."""
         self._expect("asked")
-        self._allowance.wait_begins(now_ms)
+        if self._questions.for_person:
+            self._allowance.wait_begins(now_ms)
         self._expected = "answer"
-        return Wait()
+        return Wait(self._questions.for_person)
 
     def on_answer(self, answer: Answer, now_ms: int) -> Action:
         """Takes an answer. An answer to something else, or a second one, changes nothing."""
         self._expect("answer")
         self._questions.hear(answer)
         if self._questions.unanswered():
-            return Wait()
+            return Wait(self._questions.for_person)
         self._allowance.wait_ends(now_ms)
         return self._go_on(now_ms)
 
@@ -233,14 +234,14 @@ class TurnMachine:
         return self._failure
 
     def _decide_again(self, last: Link) -> None:
-        """Finds out what followed from the last turn: its questions, its failure, the word to a silent model."""
+        """Finds out what followed from the last turn: its requests, its failure, the word to a silent model."""
         said = last.said
         self._calls.sort_out(said.tool_calls)
         self._steer(said.content, said.tool_calls)
         self._conclusion = None  # the link is the record: it holds none
         answered = {message.call_id for message in last.messages if message.role == "tool"} | self._questions.call_ids
         for request in said.tool_calls:
-            # A question that was lawful when it was asked, and is not any more: its agent hears why.
+            # A request that was lawful when it was asked, and is not any more: its agent hears why.
             if request.call_id not in answered:
                 self._added.append(self._calls.result(request).message())
         self._turn_is_over(said.tool_calls)
@@ -249,7 +250,7 @@ class TurnMachine:
         unanswered = self._questions.unanswered()
         if unanswered:
             self._expected = "asked"
-            return AskHuman(unanswered)
+            return Ask(unanswered)
         for message in self._questions.settle():
             self._added.append(msgspec.structs.replace(message, content=self._redact(message.content)))
         failed = self._allowance.exhausted(self._turn, now_ms)
@@ -316,8 +317,8 @@ class TurnMachine:
             self._failure = failure("invalid_output_schema", str(error))
 
     def _answer_control(self) -> None:
-        """Answers finish and ask_human."""
-        asks = [(request, arguments) for request, arguments in self._calls.control if request.name == ASK_HUMAN.name]
+        """Notes what is asked of others, and answers finish."""
+        asks = [(request, arguments) for request, arguments in self._calls.control if request.name != FINISH.name]
         for request, arguments in asks:
             self._questions.ask(request, arguments, self._turn)
         for request, arguments in self._calls.control:
@@ -325,7 +326,7 @@ class TurnMachine:
                 continue
             assert isinstance(arguments, FinishArguments)
             if asks:
-                self._calls.refuse(request, "refused: you also asked a question; wait for its answer")
+                self._calls.refuse(request, "refused: you also asked something; wait for the answer")
             elif self._conclusion is not None:
                 self._calls.refuse(request, "refused: the task is finished already")
             else:

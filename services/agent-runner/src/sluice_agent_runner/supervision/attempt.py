@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from sluice_agent_runner.domain import events
-from sluice_agent_runner.domain.actions import Action, AskHuman, CallModel, Fail, FinishTurn, RunTools, Succeed, Wait
+from sluice_agent_runner.domain.actions import Action, Ask, CallModel, Fail, FinishTurn, RunTools, Succeed, Wait
 from sluice_agent_runner.domain.conversation import TurnRecord, encode_link
 from sluice_agent_runner.domain.limits import PROBLEM_DETAIL_MAX_CHARACTERS
 from sluice_agent_runner.domain.pace import Pace
@@ -304,13 +304,13 @@ class AttemptRunner:
                 sha256 = await self._finish_turn(action.record, signals.take())
                 self._pace.told(time.monotonic_ms())
                 action = machine.on_turn_durable(sha256, time.now_ms())
-            elif isinstance(action, AskHuman):
-                for question in action.questions:
-                    asked = events.input_requested(self._attempt, question, question_timeout_s)
-                    await self._say(asked, question.request_id)
+            elif isinstance(action, Ask):
+                for request in action.requests:
+                    asked = events.requested(self._attempt, request, question_timeout_s)
+                    await self._say(asked, request.request_id)
                 action = machine.on_asked(time.now_ms())
             elif isinstance(action, Wait):
-                answer = await self._next_answer()
+                answer = await self._next_answer(action.for_person)
                 action = machine.on_answer(answer, time.now_ms())
                 if not isinstance(action, Wait) and not self._place.held:
                     with self.held_up():
@@ -337,12 +337,14 @@ class AttemptRunner:
                 measures.tool_call(call.request.name, is_error=call.result.is_error)
         return link.sha256
 
-    async def _next_answer(self) -> Answer:
+    async def _next_answer(self, for_person: bool) -> Answer:
+        """Waiting for a person, the place is given away; for the spawner, which answers at once, it is kept."""
         while not self._answers:
-            if self._place.held:
+            if for_person and self._place.held:
                 self._place.leave()
             self._answered.clear()
-            await self._answered.wait()
+            with nullcontext() if for_person else self.held_up():
+                await self._answered.wait()
         return self._answers.pop(next(iter(self._answers)))
 
     def _defect(self, error: Exception) -> Fail:

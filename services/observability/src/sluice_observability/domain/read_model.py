@@ -1,5 +1,5 @@
 """The fold of the topics into what people see. The dispatch table stands at the end; what is said of credentials,
-breaches and reports is folded in `safeguards`.
+breaches and reports is folded in `safeguards`, what is said of the blackboard in `blackboard`.
 
 Order: what the spawner says of one pipeline is in order and numbered, so a repeated event is recognised by its number.
 Numbers rise also where an id is used again, long after its pipeline ended: the last spawn is what the id means.
@@ -17,7 +17,7 @@ from typing import Any
 from sluice_contracts.envelope import CloudEvent
 from sluice_contracts.messages import Message, agent, pipeline
 from sluice_contracts.topics import PIPELINE_EVENTS
-from sluice_observability.domain import safeguards, told_turns
+from sluice_observability.domain import blackboard, safeguards, told_turns
 from sluice_observability.domain.folding import Fold
 from sluice_observability.domain.views import (
     AgentView,
@@ -338,5 +338,6 @@ FOLDS: Mapping[type[Message], Fold] = {
     pipeline.QuestionAsked: _asked,
     pipeline.QuestionAnswered: _answered,
     agent.AgentTurnFinished: _turn_finished,
+    **blackboard.FOLDS,
     **safeguards.FOLDS,
 }

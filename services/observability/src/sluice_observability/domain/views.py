@@ -73,6 +73,18 @@ class QuestionView:
 
 
 @dataclass(slots=True)
+class KeyView:
+    """A key of the blackboard, after its last write. Its value stands in the log."""
+
+    key: str
+    version: int
+    agent_id: str
+    deleted: bool
+    written_at_ms: int
+    expires_at_ms: int | None = None
+
+
+@dataclass(slots=True)
 class TokenView:
     """The life of a credential. `accessor` is Vault's name of it, and unknown while it is only asked for."""
 
@@ -216,6 +228,9 @@ class PipelineView:
     tasks: dict[str, TaskView] = field(default_factory=dict)
     agents: dict[str, AgentView] = field(default_factory=dict)
     questions: dict[str, QuestionView] = field(default_factory=dict)
+    blackboard: dict[str, KeyView] = field(default_factory=dict)
+    conflicts_detected: int = 0
+    conflicts_resolved: int = 0
     tokens: dict[str, TokenView] = field(default_factory=dict)
     alerts: list[AlertView] = field(default_factory=list)
     errors: dict[str, ErrorsView] = field(default_factory=dict)

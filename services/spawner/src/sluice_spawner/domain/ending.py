@@ -16,7 +16,7 @@ from sluice_contracts.messages.pipeline import (
     TaskCancelled,
     TaskSkipped,
 )
-from sluice_spawner.domain import grants, slots
+from sluice_spawner.domain import conflicts, grants, slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.outcomes import bounded, outcome_of
 from sluice_spawner.domain.policy import REPORT_MAX_BYTES
@@ -77,6 +77,7 @@ def _stop_tasks(builder: DecisionBuilder, reason: str) -> None:
             builder.publish(TaskSkipped(task_id=task_id, reason=reason))
         else:
             stop_agent(builder, agent_id, reason)
+            conflicts.let_be(builder, agent_id)
             change_agent(builder, agent_id, "TERMINATED", reason)
             builder.publish(TaskCancelled(task_id=task_id, reason=reason))
 

@@ -4,6 +4,7 @@
 SpawnerError
 ├── SpawnRefused            tell the producer: the plan must change; nothing was started
 │   └── SpawnLimitExceeded  … or its limits must
+├── BlackboardRefused       tell the agent: it asked wrongly, or too much, or came second; nothing was written
 ├── AgentTimeout            the task fails: nobody took it, or it took too long
 └── CoordinationFailed      the task fails, or the attempt ends: two sides do not agree, or one does not answer
 ```
@@ -64,6 +65,12 @@ class SpawnLimitExceeded(SpawnRefused):
     """A limit of P13 does not admit the plan, or a request of an agent."""
 
     code = "spawn_limit_exceeded"
+
+
+class BlackboardRefused(SpawnerError):
+    """A request to the blackboard is not obeyed; the agent must ask otherwise."""
+
+    code = "blackboard_refused"
 
 
 class AgentTimeout(SpawnerError):

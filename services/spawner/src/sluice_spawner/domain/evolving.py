@@ -8,9 +8,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from sluice_contracts.constraints import NO_SECRETS
-from sluice_contracts.messages import admission, agent, pipeline
+from sluice_contracts.messages import admission, agent, blackboard, pipeline
 from sluice_contracts.messages.base import Message, PipelineState
-from sluice_spawner.domain import evolving_admission, evolving_agents, facts
+from sluice_spawner.domain import evolving_admission, evolving_agents, evolving_blackboard, facts
 from sluice_spawner.domain.facts import Fact
 from sluice_spawner.domain.planning import nodes_of, spec_json
 from sluice_spawner.domain.policy import REMEMBERED_REFUSALS_MAX_COUNT, SpawnerPolicy
@@ -77,6 +77,7 @@ def _spawned(view: View, message: pipeline.PipelineSpawned, fact: Fact, policy: 
         traceparent=fact.traceparent,
         credentials=policy.credentials,
         diagnosis_depth=0 if message.diagnosed is None else message.diagnosed.depth,
+        first_wins=plan.on_conflict == "first_wins",
     )
     view.put_plan(entity)
     view.put_pipeline(PipelineEntity(created_at_ms=fact.time_ms, unfinished=len(nodes), request_number=fact.time_ms))
@@ -124,6 +125,7 @@ def _ended(view: View, message: pipeline.PipelineResult, fact: Fact, policy: Spa
             view.put_request(request_id, None)
         view.put_question(question_id, None)
         question_id = question.previous
+    evolving_blackboard.forget(view)
     view.delete_timer(facts.ADVANCE_TIMER)
     view.put_sequence(None)
     view.put_pipeline(None)
@@ -294,6 +296,11 @@ _EVOLUTIONS: dict[type[Message], Evolution] = {
     agent.AgentSucceeded: evolving_agents.succeeded,
     agent.AgentFailed: evolving_agents.failed,
     agent.AgentInputRequested: evolving_agents.input_requested,
+    blackboard.BlackboardWritten: evolving_blackboard.written,
+    blackboard.BlackboardDeleted: evolving_blackboard.deleted,
+    blackboard.BlackboardConflictDetected: evolving_blackboard.conflict_detected,
+    blackboard.BlackboardConflictResolved: evolving_blackboard.conflict_resolved,
+    facts.AnswerKept: evolving_blackboard.answer_kept,
     facts.QuestionDeclined: evolving_agents.declined,
     facts.StartsDeferred: _deferred,
     facts.DeadlinePassed: _timer_done,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sluice_contracts.ids import derived_id
+from sluice_contracts.messages.agent import Answer
 from sluice_contracts.messages.base import Message, Problem
 
 ADVANCE_TIMER = "advance"
@@ -42,6 +43,11 @@ def question_id_of(pipeline_id: str, agent_id: str, request_id: str, turn: int) 
     return derived_id("question", pipeline_id, agent_id, request_id, turn)
 
 
+def conflict_id_of(pipeline_id: str, agent_id: str, request_id: str, turn: int) -> str:
+    """The id of the conflict in which a request of an agent, after this turn, came second."""
+    return derived_id("conflict", pipeline_id, agent_id, request_id, turn)
+
+
 class StartsDeferred(Message):
     """More tasks may start than one decision hands out; a timer goes on at once."""
 
@@ -55,6 +61,14 @@ class QuestionDeclined(Message):
     question_id: str
     agent_id: str
     problem: Problem
+
+
+class AnswerKept(Message):
+    """A request to the blackboard has its answer, which is kept until a finished turn has seen it."""
+
+    type: ClassVar[str] = "answer.kept"
+    agent_id: str
+    answer: Answer
 
 
 class DeadlinePassed(Message):

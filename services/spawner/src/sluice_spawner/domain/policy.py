@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sluice_contracts.constraints import NO_SECRETS, READ_ONLY, SANDBOX_ONLY
 
-AGENT_RUN_MAX_BYTES = 64 * 1024
+AGENT_RUN_MAX_BYTES = 80 * 1024
 """An `agent.run` stays below this: it is written for every attempt, and read by runners that hold hundreds."""
 
 TASK_MAX_BYTES = 36 * 1024
@@ -18,6 +18,28 @@ ANSWER_MAX_BYTES = 4 * 1024
 
 QUESTIONS_PER_AGENT_MAX_COUNT = 4
 """Questions of one agent that are pending, or answered and not yet seen in a finished turn."""
+
+BLACKBOARD_KEYS_MAX_COUNT = 128
+"""Keys of one pipeline, in its life: a key that was deleted keeps its version. With keys of the longest kind the index
+is 16 KiB, which every new key rewrites."""
+
+BLACKBOARD_KEY_MAX_CHARACTERS = 128
+"""An identifier: it is part of a key of the state, and a value in ClickHouse."""
+
+BLACKBOARD_VALUE_MAX_BYTES = 3 * 1024
+"""A value with its escapes, as it stands in an answer of `ANSWER_MAX_BYTES`. Larger things are artifacts."""
+
+BLACKBOARD_REQUESTS_PER_TURN_MAX_COUNT = 16
+"""Requests of one agent whose answers no finished turn has seen: as many as a role runs tool calls in a turn."""
+
+BLACKBOARD_ANSWERS_MAX_BYTES = 16 * 1024
+"""All their answers together: they ride in an `agent.run`, beside those of people."""
+
+BLACKBOARD_TTL_MAX_S = 7 * 86_400
+"""Longer than a pipeline lives, as questions wait at most."""
+
+CONFLICTS_PER_AGENT_MAX_COUNT = 16
+"""Conflicts that one agent has lost and not settled: some 200 bytes each in an entity that every turn rewrites."""
 
 QUESTION_MAX_BYTES = 64 * 1024
 """A request with its options; it stands in one `question.asked`."""
@@ -33,7 +55,7 @@ REPORT_MAX_BYTES = 128 * 1024
 """All outcomes of a `pipeline.reported`, shortened evenly if they are more."""
 
 STARTS_PER_DECISION_MAX_COUNT = 16
-"""Attempts handed out by one decision: 16 records of at most 64 KiB keep it near 1 MiB. A timer brings the rest."""
+"""Attempts handed out by one decision: 16 records of at most 80 KiB keep it near 1 MiB. A timer brings the rest."""
 
 TIMERS_PER_DECISION_MAX_COUNT = 16
 """Timers that one `pipeline.tick` fires: each may hand out an attempt, beside the starts of the whole decision."""
@@ -69,6 +91,9 @@ class SpawnerPolicy:
 
     questions_per_pipeline_max: int = 1_000
     """Questions of one pipeline over its life: each leaves some 200 bytes in the state until the pipeline ends."""
+
+    blackboard_ttl_s: int = 3_600
+    """How long a value of a blackboard lasts, if its writer does not say (A4)."""
 
     installation_agents_max: int = 50
     """Agents that live at once in the whole installation (P13): what its runners, its models and its budget can take.

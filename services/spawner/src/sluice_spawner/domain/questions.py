@@ -81,9 +81,10 @@ def _ask(builder: DecisionBuilder, message: AgentInputRequested, agent: AgentEnt
 def _limit_broken(
     builder: DecisionBuilder, message: AgentInputRequested, agent: AgentEntity
 ) -> SpawnLimitExceeded | None:
-    if len(agent.pending) + len(agent.answers) >= QUESTIONS_PER_AGENT_MAX_COUNT:
+    fresh = sum(kept.of_person for kept in agent.answers)
+    if len(agent.pending) + fresh >= QUESTIONS_PER_AGENT_MAX_COUNT:
         return SpawnLimitExceeded(
-            f"the agent has {len(agent.pending)} open questions and {len(agent.answers)} fresh answers; finish a turn "
+            f"the agent has {len(agent.pending)} open questions and {fresh} fresh answers; finish a turn "
             f"with the answers first",
             limit=f"QUESTIONS_PER_AGENT_MAX_COUNT: {QUESTIONS_PER_AGENT_MAX_COUNT} questions",
         )

@@ -1,4 +1,5 @@
-"""What the spawner knows of a pipeline: small entities, each under its own key. Of the slots of all: `state_admission`.
+"""What the spawner knows of a pipeline: small entities, each under its own key. Of the slots of all: `state_admission`,
+of the blackboard: `state_blackboard`.
 
 What never changes (plan, specifications) is apart from what does, so that a decision rewrites little: a finished turn
 touches one agent. Keys begin with the pipeline's id; `view` is their one place.
@@ -19,6 +20,7 @@ from sluice_contracts.limits import COST_DIGITS, COST_MAX_USD, COUNT_MAX
 from sluice_contracts.messages.base import AgentState, ArtifactRef, PipelineState, Problem, TaskStatus, Usage
 from sluice_runtime.deciding import Entity, Timer
 from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
+from sluice_spawner.domain.state_blackboard import BlackboardEntity, KeyEntity, OpenConflict
 from sluice_spawner.domain.workflow import Condition
 
 AttemptEnd = Literal["succeeded", "failed", "lost", "stopped"]
@@ -104,6 +106,8 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
         api_calls_per_minute: What each of its agents may make, where that was throttled.
         root_denied: The first message by which its own token was denied, since all were revoked; empty once
             `token.revoked` was heard after that.
+        conflicts_detected: On its blackboard, in its life.
+        conflicts_unresolved: How many of those are open.
     """
 
     created_at_ms: int
@@ -128,6 +132,8 @@ class PipelineEntity(Entity, frozen=True, tag="pipeline"):
     alert_id: str | None = None
     api_calls_per_minute: int | None = None
     root_denied: str | None = None
+    conflicts_detected: int = 0
+    conflicts_unresolved: int = 0
 
 
 class PlanEntity(Entity, frozen=True, tag="plan"):
@@ -138,6 +144,7 @@ class PlanEntity(Entity, frozen=True, tag="plan"):
         traceparent: Of the command; what a timer causes carries it on.
         credentials: Whether it has a token of its own, and its agents' attempts grants (V1).
         diagnosis_depth: Of a diagnostic: 1, or 2 where it is about a diagnostic. 0 of every other.
+        first_wins: Whether a conflict on the blackboard is settled with its first write.
     """
 
     tenant: str
@@ -151,6 +158,7 @@ class PlanEntity(Entity, frozen=True, tag="plan"):
     traceparent: str | None = None
     credentials: bool = False
     diagnosis_depth: int = 0
+    first_wins: bool = False
 
 
 class TaskSpecEntity(Entity, frozen=True, tag="spec"):
@@ -214,12 +222,14 @@ class KeptAnswer(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         sent_to: The last attempt to which it was sent.
+        of_person: Whether a person was asked; else the blackboard.
     """
 
     request_id: str
     sent_to: int
     answer: str | None = None
     fault: Fault | None = None
+    of_person: bool = True
 
 
 class AgentEntity(Entity, frozen=True, tag="agent"):
@@ -240,6 +250,7 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
         requested: The latest attempt for which a grant was asked; above `attempt` while it waits for it.
         request_reason: Why that attempt follows, for when it is assigned.
         idle: Whether it gave its attempt up, since it waits for a person; its answers start the next one.
+        conflicts: Those on the blackboard that it lost and has not settled.
     """
 
     task_id: str
@@ -264,6 +275,7 @@ class AgentEntity(Entity, frozen=True, tag="agent"):
     requested: int = 0
     request_reason: str = ""
     idle: bool = False
+    conflicts: tuple[OpenConflict, ...] = ()
 
     @property
     def awaits_grant(self) -> bool:
@@ -364,6 +376,8 @@ ENTITY_TYPE = (
     | SequenceEntity
     | RefusalsEntity
     | FinishedPipeline
+    | BlackboardEntity
+    | KeyEntity
     | PoolEntity
     | ClaimEntity
     | Timer

@@ -16,7 +16,7 @@ from sluice_contracts.messages.pipeline import (
 )
 from sluice_contracts.messages.plan import TaskSpec
 from sluice_contracts.messages.token import Grant
-from sluice_spawner.domain import ending, grants, slots
+from sluice_spawner.domain import conflicts, ending, grants, slots
 from sluice_spawner.domain.building import DecisionBuilder
 from sluice_spawner.domain.errors import SpawnRefused
 from sluice_spawner.domain.facts import StartsDeferred
@@ -24,6 +24,7 @@ from sluice_spawner.domain.outcomes import bounded, clipped, fitting, json_bytes
 from sluice_spawner.domain.policy import (
     AGENT_RUN_MAX_BYTES,
     ANSWER_MAX_BYTES,
+    BLACKBOARD_ANSWERS_MAX_BYTES,
     OUTCOME_MAX_BYTES,
     QUESTIONS_PER_AGENT_MAX_COUNT,
     STARTS_PER_DECISION_MAX_COUNT,
@@ -133,7 +134,7 @@ def _dependency_outcomes(
     """
     fixed = len(builder.view.spec(agent.task_id).spec.encode()) + json_bytes(plan.objective)
     fixed += sum(len(artifact.ref().model_dump_json().encode()) + 1 for artifact in plan.inputs)
-    answers = QUESTIONS_PER_AGENT_MAX_COUNT * ANSWER_MAX_BYTES
+    answers = QUESTIONS_PER_AGENT_MAX_COUNT * ANSWER_MAX_BYTES + BLACKBOARD_ANSWERS_MAX_BYTES
     room = AGENT_RUN_MAX_BYTES - AGENT_RUN_OVERHEAD_BYTES - answers - fixed
     return bounded([outcome_of(builder.view, task_id) for task_id in incoming], room)
 
@@ -168,6 +169,7 @@ def succeed(builder: DecisionBuilder, message: AgentSucceeded) -> None:
     summary = clipped(message.summary, OUTCOME_MAX_BYTES // 2)
     artifacts = fitting(message.artifacts, OUTCOME_MAX_BYTES - json_bytes(summary))
     builder.accept(message)
+    conflicts.let_be(builder, message.agent_id)
     ending.change_agent(builder, message.agent_id, "SUCCEEDED", "")
     builder.publish(
         TaskSucceeded(
@@ -219,6 +221,7 @@ def _end_failed(builder: DecisionBuilder, task_id: str, problem: Problem) -> Non
     view = builder.view
     agent_id = builder.view.agent_id(task_id)
     if view.find_agent(agent_id) is not None:
+        conflicts.let_be(builder, agent_id)
         ending.change_agent(builder, agent_id, "ERROR", problem.code)
     builder.publish(TaskFailed(task_id=task_id, problem=problem))
     handled = any(

@@ -17,6 +17,7 @@ from sluice_spawner.domain.state import (
     TaskSpecEntity,
 )
 from sluice_spawner.domain.state_admission import ClaimEntity, PoolEntity
+from sluice_spawner.domain.state_blackboard import BlackboardEntity, KeyEntity
 
 
 class View(EntityView):
@@ -130,6 +131,28 @@ class View(EntityView):
     def put_request(self, request_id: str, entity: RequestEntity | None) -> None:
         """Writes or deletes a request."""
         self._put(f"request/{request_id}", entity)
+
+    # Its blackboard
+
+    def blackboard(self) -> BlackboardEntity:
+        """The names of the blackboard's keys."""
+        return self._find("blackboard", BlackboardEntity) or BlackboardEntity()
+
+    def put_blackboard(self, entity: BlackboardEntity | None) -> None:
+        """Writes or deletes the names of the blackboard's keys."""
+        self._put("blackboard", entity)
+
+    def find_key(self, name: str) -> KeyEntity | None:
+        """A key of the blackboard, if it was ever written."""
+        return self._find(f"blackboard/{name}", KeyEntity)
+
+    def key(self, name: str) -> KeyEntity:
+        """A key of the blackboard."""
+        return self._get(f"blackboard/{name}", KeyEntity)
+
+    def put_key(self, name: str, entity: KeyEntity | None) -> None:
+        """Writes or forgets a key of the blackboard."""
+        self._put(f"blackboard/{name}", entity)
 
     # The installation's slots
 
