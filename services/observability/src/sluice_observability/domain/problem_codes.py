@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-About = Literal["provider", "tools", "credentials", "runners", "plan", "people", "breach", "consequence"]
+About = Literal["provider", "tools", "credentials", "runners", "plan", "people", "breach", "consequence", "answer"]
 
 PREFIXES: Mapping[str, About] = {"provider_": "provider", "model_": "provider"}
 """What the codes of other systems begin with, where the table does not have them."""
@@ -46,8 +46,13 @@ CODES: Mapping[About, frozenset[str]] = {
     "consequence": frozenset({
         "attempt_refused", "attempt_revoked", "attempt_superseded", "credentials_revoked", "pipeline_ended",
     }),
+    "answer": frozenset({
+        "blackboard_conflict", "blackboard_key_invalid", "blackboard_key_unknown", "blackboard_limit_exceeded",
+        "blackboard_refused", "blackboard_turn_unknown", "blackboard_version_unknown",
+    }),
 }  # fmt: skip
-"""`breach` and `consequence` recommend nothing: the alerts and the end of the credentials stand in the report."""
+"""`breach` and `consequence` recommend nothing: the alerts and the end of the credentials stand in the report. Nor do
+`answer`s, which an agent hears and decides anew by."""
 
 _ABOUT: Mapping[str, About] = {code: about for about, codes in CODES.items() for code in codes}
 
