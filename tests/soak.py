@@ -19,7 +19,8 @@ from tests.faults.test_kills import kill_at_random
 from tests.faults.verifying import SETTINGS, verify
 from tests.installation import SERVICES, Installation
 from tests.simulation.gate_world import GateWorld
-from tests.simulation.vault_world import KINDS, VaultWorld
+from tests.simulation.vault_faults import KINDS
+from tests.simulation.vault_world import VaultWorld
 from tests.simulation.world import World
 from tests.soak_rows import PAGE, Row, write
 

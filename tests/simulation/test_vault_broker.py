@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.vault_world import KINDS, VaultFaults, VaultWorld
+from tests.simulation.vault_faults import KINDS, VaultFaults
+from tests.simulation.vault_world import VaultWorld
 
 PINNED = [423, 532, 143, 228, 258]
 """Seeds of faults that were found once: an alert that overtakes the requests of earlier attempts; the end of all, told
